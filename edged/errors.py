@@ -1,0 +1,172 @@
+"""One tree of errors: what went wrong, for whom, and what the reader can do next.
+
+A class fixes the HTTP status and OpenAI's `type` and `code`; an instance carries the message.
+Raise them anywhere; only `api/app.py` turns them into HTTP. An error that crosses the worker's
+socket travels as its `code` and comes back as the same class through `from_code`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgedError(Exception):
+    """Root of the tree. `param` names the offending request field, `retry_after_s` a wait in s."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+# ── the request is at fault ──
+
+
+class InvalidRequest(EdgedError):
+    """A value is missing, of the wrong type or out of range."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class InvalidJson(InvalidRequest):
+    """The body is not JSON."""
+
+    code = "invalid_json"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A known parameter that this version, or this model's engine, cannot honour."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and answer together exceed the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class NetworkNotAllowed(EdgedError):
+    """The client's address is outside `server.allow`."""
+
+    status = 403
+    type = "permission_error"
+    code = "network_not_allowed"
+
+
+class UnknownPath(InvalidRequest):
+    """No route has this path."""
+
+    status = 404
+    code = "unknown_path"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class ModelNotFound(InvalidRequest):
+    """No model or alias has this name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is larger than `server.max_body`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is of a kind that this route does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+# ── the box is at its limit ──
+
+
+class QueueFull(EdgedError):
+    """More requests wait for the model than its `queue` allows."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class ServiceUnavailable(EdgedError):
+    """The model cannot answer now; the message says why and for how long."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "unavailable"
+
+
+class ModelLoading(ServiceUnavailable):
+    """The model is still being loaded (or fetched) after the longest wait."""
+
+    code = "model_loading"
+
+
+class InsufficientMemory(ServiceUnavailable):
+    """The model does not fit into memory beside what runs."""
+
+    code = "insufficient_memory"
+
+
+class WorkerCrashed(ServiceUnavailable):
+    """The model's worker died while it held the request."""
+
+    code = "worker_crashed"
+
+
+class ModelFailed(ServiceUnavailable):
+    """The model cannot be loaded until its configuration or file is mended."""
+
+    code = "model_failed"
+
+
+class ShuttingDown(ServiceUnavailable):
+    """The daemon is stopping, or the model was removed while the request waited."""
+
+    code = "shutting_down"
+
+
+class InternalError(EdgedError):
+    """A fault of edged's own; details are in the log, never in the answer."""
+
+
+# ── outside a request ──
+
+
+class ConfigError(EdgedError):
+    """`models.toml` has problems; the message lists them all, one a line."""
+
+    code = "config_error"
+
+
+def _tree(root: type[EdgedError]) -> dict[str, type[EdgedError]]:
+    found = {root.code: root}
+    for sub in root.__subclasses__():
+        found |= _tree(sub)
+    return found
+
+
+def from_code(code: str, message: str, param: str | None = None) -> EdgedError:
+    """Return the error of the class that has this `code`; an unknown code is an internal error."""
+    return _tree(EdgedError).get(code, InternalError)(message, param=param)

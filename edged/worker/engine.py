@@ -1,0 +1,46 @@
+"""What an engine is: it turns a `Generate` into events.
+
+An engine knows no HTTP dialect. It lives in the worker's asyncio loop; whatever blocks (decode,
+compile, tokenizing a long prompt) runs in threads of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
+
+from edged.protocol import Event, Generate, Launch, Ready, Stats
+
+
+class BadModelError(Exception):
+    """The model cannot be loaded, now or ever: not a model file, truncated, unknown shape."""
+
+
+class EngineMissingError(Exception):
+    """The engine's library is not installed in this environment."""
+
+
+class Engine(Protocol):
+    """One loaded model. `load` is called once, before anything else."""
+
+    async def load(self, launch: Launch, progress: Callable[[float], None]) -> Ready:
+        """Load and warm up; report 0…1 through `progress` (called in the loop).
+
+        Raises BadModelError or EngineMissingError; anything else counts as a passing fault.
+        """
+        ...
+
+    def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
+        """Yield `Started`, `Delta`s and exactly one `Finish` or `Failed`.
+
+        Closing the generator aborts: the sequence leaves at the next step.
+        """
+        ...
+
+    def stats(self) -> Stats:
+        """Return counters now; cheap, never waits for the engine thread."""
+        ...
+
+    async def close(self) -> None:
+        """Stop the engine's threads and free the model; open generations end as `Failed`."""
+        ...
