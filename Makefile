@@ -1,0 +1,43 @@
+# Everything a person needs. Each command sets up what it needs in .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= models.toml
+
+.PHONY: help run test check format setup setup-dev bench lock edge-guide clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## ?/\t/' | expand -t 14
+
+run: setup       ## run the daemon on models.toml (CONFIG=FILE for another)
+	$(BIN)/edged serve --config $(CONFIG)
+
+test: setup-dev  ## every test that needs no GPU and no root (ARGS="-k name" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev ## format, lint, types, import table, documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_docs.py
+
+format: setup-dev ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-dev ## benchmarks beside llama-server, built from the installed sdist (ARGS="--pairs 5")
+	$(BIN)/python -m tests.bench $(ARGS)
+
+edge-guide:      ## train the built-in model again and write its GGUF (about an hour on two cores)
+	packaging/edge-guide/build $(ARGS)
+
+setup:
+	@PYTHON="$(PYTHON)" packaging/setup-venv $(VENV) requirements.lock
+
+setup-dev:
+	@PYTHON="$(PYTHON)" packaging/setup-venv $(VENV) requirements-dev.lock
+
+lock:            ## pin anew what pyproject.toml admits
+	packaging/make-lock
+
+clean:           ## remove what make made (not caches outside this folder)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
