@@ -1,0 +1,64 @@
+"""What the daemon says about itself: the answer of `/status`, and what `edged status` prints.
+
+Plain data below the supervisor, so that the daemon, the api and the CLI share one shape.
+Times are in s, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from edged.hardware import Hardware
+from edged.protocol import Stats
+
+State = Literal["starting", "ready", "draining", "stopped", "backoff", "failed"]
+
+
+class ModelStatus(Struct, frozen=True):
+    """One model of `models.toml` as it stands now."""
+
+    name: str
+    state: State
+    engine: str | None  # None: no engine can serve it, `error` says why
+    aliases: tuple[str, ...]
+    reasons: tuple[str, ...]  # why this engine, and why not the others
+    error: str | None  # what went wrong last; None once it is ready again
+    since_s: float  # how long it has been in this state
+    pid: int | None
+    context: int  # tokens per request
+    parallel: int  # requests decoded together
+    memory_bytes: int | None  # resident set of the worker, else the plan's estimate
+    open: int  # requests with the worker
+    queued: int  # requests waiting in the daemon
+    restarts: int  # workers that died without being asked to
+    progress: float | None  # of a load, 0 to 1
+    load_s: float | None
+    build: str | None  # engine and version, for system_fingerprint
+    stats: Stats | None
+    stderr_tail: tuple[str, ...]
+
+
+class ConfigStatus(Struct, frozen=True):
+    """The configuration in force, and what keeps a newer one from being so."""
+
+    path: str
+    generation: int  # counts applied configurations, from 1
+    applied_at: float  # seconds since the epoch
+    problem: str | None  # why the file as it is now is not in force
+
+
+class Status(Struct, frozen=True):
+    """The whole box."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    ready: bool
+    waiting_for: tuple[str, ...]  # startup models that are not ready, each with its reason
+    listen: tuple[str, ...]
+    memory_bytes: int  # resident set of the daemon alone
+    config: ConfigStatus
+    hardware: Hardware
+    models: tuple[ModelStatus, ...]
