@@ -1,0 +1,211 @@
+"""Tiny random models, one for each architecture trait that an engine must treat in its own way."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from tests.models import vocabulary
+from tests.models.cache import build_once
+from tests.models.weights import Setting, Tensor, bias, embedding, matrix, norm, write_gguf
+
+Trait = Literal["plain", "qwen2", "swa", "moe", "recurrent", "hybrid", "embedding", "rerank"]
+"""plain: llama; qwen2: with biases; swa: gemma3, every second layer sees ``WINDOW`` tokens;
+moe: qwen3moe; recurrent: mamba; hybrid: lfm2, two layers of each kind; embedding, rerank: bert."""
+TRAITS: tuple[Trait, ...] = get_args(Trait)
+
+VERSION = 1
+N_LAYERS = 4
+N_EMBD = 64
+N_HEADS = 2
+N_HEAD = N_EMBD // N_HEADS
+N_KV_EMBD = N_HEAD
+N_FF = 192
+N_EXPERTS = 4
+WINDOW = 32
+CONTEXT = 4096
+SSM_STATE = 16
+SSM_RANK = 4
+SSM_CONV = 4
+SHARPNESS = 2.0  # attention that picks some tokens keeps random text from repeating itself
+
+ARCH: dict[Trait, str] = {
+    "plain": "llama",
+    "qwen2": "qwen2",
+    "swa": "gemma3",
+    "moe": "qwen3moe",
+    "recurrent": "mamba",
+    "hybrid": "lfm2",
+    "embedding": "bert",
+    "rerank": "bert",
+}
+
+
+def tiny(trait: Trait) -> Path:
+    """Return a GGUF file of 1-2 MB with random float32 weights and a small real vocabulary."""
+    words = vocabulary.small()
+    return build_once(
+        f"tiny-{trait}.v{VERSION}-{words.digest()}.gguf", lambda path: write_tiny(path, trait)
+    )
+
+
+def write_tiny(path: Path, trait: Trait, n_extra_rows: int = 0) -> None:
+    """Write the model to ``path``; ``n_extra_rows`` spoils it with embeddings of no token."""
+    words = vocabulary.small()
+    arch = ARCH[trait]
+    tensors = list(_tensors(trait, words))
+    if n_extra_rows:
+        rows, size = tensors[0].shape
+        tensors[0] = Tensor(tensors[0].name, (rows + n_extra_rows, size), std=tensors[0].std)
+    write_gguf(
+        path,
+        arch=arch,
+        name=f"tiny {trait}",
+        settings=_settings(trait),
+        vocabulary=words,
+        tensors=tensors,
+        seed=int(hashlib.sha256(trait.encode()).hexdigest()[:8], 16),
+    )
+
+
+def _settings(trait: Trait) -> dict[str, Setting]:
+    attention: dict[str, Setting] = {
+        "attention.head_count": N_HEADS,
+        "attention.head_count_kv": 1,
+        "attention.key_length": N_HEAD,
+        "attention.value_length": N_HEAD,
+        "rope.freq_base": 10000.0,
+    }
+    own: dict[Trait, dict[str, Setting]] = {
+        "plain": attention | {"rope.dimension_count": N_HEAD},
+        "qwen2": attention,
+        "swa": attention
+        | {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": 2},
+        "moe": attention
+        | {
+            "expert_count": N_EXPERTS,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": N_FF // 2,
+        },
+        "recurrent": {
+            "attention.head_count": 0,
+            "ssm.conv_kernel": SSM_CONV,
+            "ssm.inner_size": 2 * N_EMBD,
+            "ssm.state_size": SSM_STATE,
+            "ssm.time_step_rank": SSM_RANK,
+        },
+        "hybrid": attention
+        | {
+            "attention.head_count_kv": [n % 2 for n in range(N_LAYERS)],
+            "shortconv.l_cache": 3,
+        },
+        "embedding": _bert_settings("mean"),
+        "rerank": _bert_settings("rank"),
+    }
+    return {
+        "block_count": N_LAYERS,
+        "context_length": CONTEXT,
+        "embedding_length": N_EMBD,
+        "feed_forward_length": 0 if trait == "recurrent" else N_FF,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+    } | own[trait]
+
+
+def _bert_settings(pooling: Literal["mean", "rank"]) -> dict[str, Setting]:
+    return {
+        "context_length": 512,
+        "attention.head_count": N_HEADS,
+        "attention.layer_norm_epsilon": 1e-6,
+        "attention.causal": False,
+        "pooling_type": {"mean": 1, "rank": 4}[pooling],
+        "tokenizer.ggml.token_type_count": 2,
+    }
+
+
+def _tensors(trait: Trait, words: vocabulary.Vocabulary) -> Iterator[Tensor]:
+    yield embedding(words, N_EMBD)
+    if ARCH[trait] == "bert":
+        yield from _bert(rerank=trait == "rerank")
+        return
+    yield norm("token_embd_norm" if trait == "hybrid" else "output_norm", N_EMBD, 16.0)
+    for layer in range(N_LAYERS):
+        at = f"blk.{layer}"
+        yield norm(f"{at}.attn_norm", N_EMBD)
+        if trait == "recurrent":
+            yield from _mamba(at)
+            continue
+        if trait == "hybrid" and layer % 2 == 0:
+            yield matrix(f"{at}.shortconv.in_proj", 3 * N_EMBD, N_EMBD)
+            yield matrix(f"{at}.shortconv.conv", N_EMBD, 3)
+            yield matrix(f"{at}.shortconv.out_proj", N_EMBD, N_EMBD)
+        else:
+            yield from _attention(at, trait)
+        yield norm(f"{at}.ffn_norm", N_EMBD)
+        yield from _experts(at) if trait == "moe" else _feed_forward(at)
+        if trait == "swa":
+            yield norm(f"{at}.post_attention_norm", N_EMBD)
+            yield norm(f"{at}.post_ffw_norm", N_EMBD)
+
+
+def _attention(at: str, trait: Trait) -> Iterator[Tensor]:
+    for name, size in (("q", N_EMBD), ("k", N_KV_EMBD), ("v", N_KV_EMBD)):
+        gain = 1.0 if name == "v" else SHARPNESS
+        yield matrix(f"{at}.attn_{name}", size, N_EMBD, gain)
+        if trait == "qwen2":
+            yield bias(f"{at}.attn_{name}", size)
+        if trait in ("swa", "moe", "hybrid") and name != "v":
+            yield norm(f"{at}.attn_{name}_norm", N_HEAD, SHARPNESS)
+    yield matrix(f"{at}.attn_output", N_EMBD, N_EMBD, gain=2.0)
+
+
+def _feed_forward(at: str) -> Iterator[Tensor]:
+    yield matrix(f"{at}.ffn_gate", N_FF, N_EMBD)
+    yield matrix(f"{at}.ffn_up", N_FF, N_EMBD)
+    yield matrix(f"{at}.ffn_down", N_EMBD, N_FF, gain=2.0)
+
+
+def _experts(at: str) -> Iterator[Tensor]:
+    size = N_FF // 2
+    yield matrix(f"{at}.ffn_gate_inp", N_EXPERTS, N_EMBD)
+    for name, n_out, n_in in (("gate", size, N_EMBD), ("up", size, N_EMBD), ("down", N_EMBD, size)):
+        yield Tensor(f"{at}.ffn_{name}_exps.weight", (N_EXPERTS, n_out, n_in), std=1.5 / n_in**0.5)
+
+
+def _mamba(at: str) -> Iterator[Tensor]:
+    inner = 2 * N_EMBD
+    yield matrix(f"{at}.ssm_in", 2 * inner, N_EMBD)
+    yield matrix(f"{at}.ssm_conv1d", inner, SSM_CONV)
+    yield bias(f"{at}.ssm_conv1d", inner)
+    yield matrix(f"{at}.ssm_x", SSM_RANK + 2 * SSM_STATE, inner)
+    yield matrix(f"{at}.ssm_dt", inner, SSM_RANK)
+    yield Tensor(f"{at}.ssm_dt.bias", (inner,), std=0.5, mean=-2.0)
+    yield Tensor(f"{at}.ssm_a", (inner, SSM_STATE), std=0.05, mean=-1.0)
+    yield Tensor(f"{at}.ssm_d", (inner,), mean=1.0)
+    yield matrix(f"{at}.ssm_out", N_EMBD, inner, gain=2.0)
+
+
+def _bert(*, rerank: bool) -> Iterator[Tensor]:
+    yield Tensor("position_embd.weight", (512, N_EMBD), std=0.01)
+    yield Tensor("token_types.weight", (2, N_EMBD), std=0.01)
+    yield from _layer_norm("token_embd_norm")
+    for layer in range(N_LAYERS):
+        at = f"blk.{layer}"
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            yield matrix(f"{at}.{name}", N_EMBD, N_EMBD)
+            yield bias(f"{at}.{name}", N_EMBD)
+        yield from _layer_norm(f"{at}.attn_output_norm")
+        yield matrix(f"{at}.ffn_up", N_FF, N_EMBD)
+        yield bias(f"{at}.ffn_up", N_FF)
+        yield matrix(f"{at}.ffn_down", N_EMBD, N_FF)
+        yield bias(f"{at}.ffn_down", N_EMBD)
+        yield from _layer_norm(f"{at}.layer_output_norm")
+    if rerank:
+        yield matrix("cls", N_EMBD, N_EMBD)
+        yield bias("cls", N_EMBD)
+        yield matrix("cls.output", 1, N_EMBD)
+        yield bias("cls.output", 1)
+
+
+def _layer_norm(name: str) -> Iterator[Tensor]:
+    yield norm(name, N_EMBD)
+    yield bias(name, N_EMBD, std=0.01)
