@@ -6,40 +6,50 @@ defaults below; `[defaults]` is already merged into each `Model`.
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 from msgspec import Struct
 
+from edged.config_keys import (
+    FIELDS,
+    HARDWARE,
+    MODEL,
+    SERVER,
+    TOP,
+    Auth,
+    Backend,
+    FlashAttention,
+    Keys,
+    KvType,
+    LoadWhen,
+    QuantPolicy,
+    Require,
+)
+from edged.config_values import BadValueError, Listen, Source, suggestion, text
 from edged.errors import ConfigError
 from edged.protocol import Sampling
+from edged.toml_lines import key_lines
 
-Load = Literal["on-demand", "startup"]
-Backend = Literal["auto", "llamacpp", "lmdeploy", "upstream"]
-KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-
-
-class Source(Struct, frozen=True):
-    """Where model files come from: `builtin:NAME`, `file:PATH`, `hf:ORG/REPO[:QUANT][@REV]`, …"""
-
-    scheme: Literal["builtin", "file", "hf", "ms", "https"]
-    spec: str  # what follows the colon
-
-    def __str__(self) -> str:
-        return f"{self.scheme}:{self.spec}"
-
-
-class Listen(Struct, frozen=True):
-    """One address of the API: TCP (an IP address; port 0 = any free one) or a Unix socket."""
-
-    kind: Literal["tcp", "unix"]
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.kind == "unix":
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+__all__ = [
+    "Config",
+    "ConfigProblems",
+    "HardwareOverrides",
+    "Listen",
+    "LlamaCppOptions",
+    "LmdeployOptions",
+    "Model",
+    "Problem",
+    "Server",
+    "Source",
+    "Tls",
+    "find",
+    "load",
+]
 
 
 class Tls(Struct, frozen=True):
@@ -52,7 +62,7 @@ class Server(Struct, frozen=True):
     """How clients reach the API."""
 
     listen: tuple[Listen, ...] = (Listen("tcp", "127.0.0.1", 8000),)
-    auth: Literal["auto", "none"] = "auto"
+    auth: Auth = "auto"
     allow: tuple[str, ...] = (
         "127.0.0.0/8",
         "::1/128",
@@ -69,7 +79,7 @@ class Server(Struct, frozen=True):
 class HardwareOverrides(Struct, frozen=True):
     """What overrules detection."""
 
-    reserve_memory_bytes: int = 1 << 30
+    reserve_memory_bytes: int | None = None  # None: 1 GiB, a quarter of the limit if that is less
     gpus: Literal["auto", "none"] | tuple[int, ...] = "auto"
 
 
@@ -80,7 +90,7 @@ class LlamaCppOptions(Struct, frozen=True):
     threads_batch: int | None = None
     gpu_layers: int | None = None
     kv_type: KvType = "f16"
-    flash_attention: Literal["auto", "on", "off"] = "auto"
+    flash_attention: FlashAttention = "auto"
     batch: int = 512
 
 
@@ -88,7 +98,7 @@ class LmdeployOptions(Struct, frozen=True):
     """Settings of the LMDeploy engine; None: edged decides."""
 
     tp: int | None = None
-    quant_policy: Literal[0, 4, 8] | None = None
+    quant_policy: QuantPolicy | None = None
     cache_max_entry_count: float | None = None
 
 
@@ -101,8 +111,8 @@ class Model(Struct, frozen=True):
     upstream: str | None = None
     aliases: tuple[str, ...] = ()
     backend: Backend = "auto"
-    require: Literal["any", "gpu"] = "any"
-    load: Load = "on-demand"
+    require: Require = "any"
+    load: LoadWhen = "on-demand"
     pin: bool = False
     idle_unload_s: float | None = 900.0  # None: never
     context: int = 8192
@@ -130,7 +140,8 @@ class Problem(Struct, frozen=True):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.message}"
 
 
 class ConfigProblems(ConfigError):
@@ -139,3 +150,242 @@ class ConfigProblems(ConfigError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+
+
+# ── where the file is ──
+
+SYSTEM_PATH = Path("/etc/edged/models.toml")
+
+
+def find(explicit: str | None) -> Path:
+    """Return the file to read: the given one, else ./models.toml if it is there, else /etc's."""
+    if explicit is not None:
+        return Path(explicit)
+    here = Path("models.toml")
+    return here if here.exists() else SYSTEM_PATH
+
+
+# ── reading it ──
+
+_MAX_FILE_BYTES = 1 << 20
+_MAX_PROBLEMS = 100
+_Table = dict[str, Any]
+
+
+def load(path: Path | str) -> Config:
+    """Read the file; raises ConfigProblems with everything that is wrong in it."""
+    path = Path(path)
+    return parse(_content(path), path)
+
+
+def parse(content: bytes, path: Path) -> Config:
+    """Read the content of the file at `path`; raises ConfigProblems like `load`."""
+    try:
+        document = content.decode("utf-8-sig")  # some editors begin a file with a BOM
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        _refuse(
+            path, line, f"is not UTF-8: byte 0x{content[error.start]:02x}; save the file as UTF-8"
+        )
+    try:
+        top = tomllib.loads(document)
+    except RecursionError:
+        _refuse(path, 0, "is nested too deeply")
+    except ValueError as error:  # TOMLDecodeError, and a number of too many digits
+        where = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
+        line = int(where[1]) if where and where[1] else document.count("\n") + 1 if where else 0
+        _refuse(path, line, f"is not TOML: {str(error)[: where.start()] if where else error}")
+    return _Reading(path, top, key_lines(document)).config()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            _refuse(path, 0, "is a directory; give the path of the file in it")
+        if not stat.S_ISREG(status.st_mode):
+            _refuse(path, 0, "is not a regular file")
+        if status.st_size > _MAX_FILE_BYTES:
+            _refuse(path, 0, f"has {status.st_size} bytes, at most {_MAX_FILE_BYTES} are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        _refuse(path, 0, "does not exist; give another with --config FILE")
+    except OSError as error:
+        _refuse(path, 0, f"cannot be read: {error.strerror}")
+
+
+def _refuse(path: Path, line: int, message: str) -> NoReturn:
+    raise ConfigProblems([Problem(str(path), line, message)]) from None
+
+
+class _Reading:
+    """One pass over the tables of one file, collecting problems on the way."""
+
+    def __init__(self, path: Path, top: _Table, lines: dict[tuple[str, ...], int]) -> None:
+        self._path = path
+        self._top = top
+        self._lines = lines
+        self._problems: list[Problem] = []
+
+    def config(self) -> Config:
+        """Return what the file says, or raise ConfigProblems."""
+        self._unknown_keys((), self._top, TOP)
+        server = self._table((), "server", self._top, SERVER)
+        hardware = self._table((), "hardware", self._top, HARDWARE)
+        defaults = self._table((), "defaults", self._top, MODEL)
+        models = self._models(defaults)
+        tls = Tls(**server.pop("tls", {}))
+        config = Config(
+            path=str(self._path.absolute()),
+            server=Server(**server, tls=tls),
+            hardware=HardwareOverrides(**hardware),
+            models=models,
+        )
+        self._check_reach(config.server)
+        self._check_names(config.models)
+        if self._problems:
+            raise ConfigProblems(sorted(self._problems, key=lambda problem: problem.line))
+        return config
+
+    # tables
+
+    def _table(self, at: tuple[str, ...], key: str, parent: _Table, keys: Keys) -> _Table:
+        """Return the fields that `parent[key]` sets; problems are noted, their keys left out."""
+        path = (*at, key)
+        table = parent.get(key, {})
+        if not isinstance(table, dict):
+            self._problem(path, f"must be a table: write [{_dotted(path)}]")
+            return {}
+        self._unknown_keys(path, table, keys)
+        fields: _Table = {}
+        for name, reader in keys.items():
+            if name not in table:
+                continue
+            if isinstance(reader, Mapping):
+                fields[name] = self._table(path, name, table, reader)
+                continue
+            try:
+                fields[FIELDS.get(name, name)] = reader(table[name])
+            except BadValueError as error:
+                self._problem((*path, name), str(error))
+        return fields
+
+    def _models(self, defaults: _Table) -> dict[str, Model]:
+        models = self._top.get("models", {})
+        if not isinstance(models, dict):
+            self._problem(("models",), "must be tables: write [models.NAME] for each model")
+            return {}
+        return {
+            name: self._model(name, self._table(("models",), name, models, MODEL), defaults)
+            for name in models
+        }
+
+    def _model(self, name: str, said: _Table, defaults: _Table) -> Model:
+        n_problems = len(self._problems)
+        try:
+            text(name)
+        except BadValueError as error:
+            self._problem(("models", name), f"as a name {error}")
+        merged = defaults | said
+        for part, struct in _PARTS.items():
+            merged[part] = struct(**(defaults.get(part, {}) | said.get(part, {})))
+        model = Model(name=name, **merged)
+        if n_problems == len(self._problems):
+            self._check_source(model)
+        return model
+
+    # checks across keys
+
+    def _check_source(self, model: Model) -> None:
+        path = ("models", model.name)
+        if not any(self._said(model.name, key) for key in ("gguf", "safetensors", "upstream")):
+            self._problem(
+                path, 'has no source: give it gguf = "…", safetensors = "…" or upstream = "…"'
+            )
+            return
+        files = [key for key in ("gguf", "safetensors") if self._said(model.name, key)]
+        if model.upstream and files:
+            message = (
+                f"cannot be combined with {' and '.join(files)}: an upstream has its own files"
+            )
+            self._problem((*path, "upstream"), message)
+        needed = {"llamacpp": "gguf", "lmdeploy": "safetensors", "upstream": "upstream"}
+        source_key = needed.get(model.backend)
+        if source_key and not self._said(model.name, source_key):
+            self._problem((*path, "backend"), f'= "{model.backend}" needs {source_key} = "…"')
+        elif model.upstream and model.backend not in ("auto", "upstream"):
+            self._problem(
+                (*path, "backend"), f'= "{model.backend}" cannot be combined with upstream'
+            )
+
+    def _said(self, name: str, key: str) -> bool:
+        """Tell whether a model or the defaults set a key, well or badly."""
+        defaults = self._top.get("defaults", {})
+        return key in self._top["models"][name] or (isinstance(defaults, dict) and key in defaults)
+
+    def _check_reach(self, server: Server) -> None:
+        beyond = [str(address) for address in server.listen if not address.loopback]
+        if beyond and server.auth != "none":
+            self._problem(
+                ("server", "listen"),
+                f"{beyond[0]} is beyond loopback, which needs API keys, and this version has none: "
+                'listen on 127.0.0.1, or say auth = "none" if everybody in `allow` may use it',
+            )
+
+    def _check_names(self, models: dict[str, Model]) -> None:
+        owners = dict.fromkeys(models, "a model")
+        for name, model in models.items():
+            for alias in model.aliases:
+                if alias in owners:
+                    whose = owners[alias]
+                    message = (
+                        f'"{alias}" is already the name of {whose}; names and aliases are unique'
+                    )
+                    self._problem(("models", name, "aliases"), message)
+                owners.setdefault(alias, f'the model "{name}" (alias)')
+
+    # problems
+
+    def _unknown_keys(self, path: tuple[str, ...], table: _Table, keys: Keys) -> None:
+        for key in table:
+            if key not in keys:
+                hint = _home(key) or suggestion(key, keys) or f"; known are {', '.join(keys)}"
+                self._problem((*path, key), f"is not a known key{hint}")
+
+    def _problem(self, path: tuple[str, ...], message: str) -> None:
+        line = next(
+            (self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 0
+        )
+        self._problems.append(Problem(str(self._path), line, f"{_dotted(path)} {message}"))
+        if len(self._problems) == _MAX_PROBLEMS:
+            more = Problem(
+                str(self._path), 0, f"only the first {_MAX_PROBLEMS} problems are listed"
+            )
+            raise ConfigProblems([*self._problems, more])
+
+
+_PARTS: dict[str, Any] = {
+    "sampling": Sampling,
+    "llamacpp": LlamaCppOptions,
+    "lmdeploy": LmdeployOptions,
+}
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    return ".".join(
+        part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part[:60]}"' for part in path
+    )
+
+
+def _home(key: str) -> str:
+    """Return where a key belongs that stands in the wrong table."""
+    for table, keys in (("server", SERVER), ("hardware", HARDWARE)):
+        if key in keys:
+            return f" here; it belongs into [{table}]"
+    if key in MODEL:
+        return " here; it belongs into [defaults] or into a model"
+    for part in _PARTS:
+        keys = MODEL[part]
+        if isinstance(keys, Mapping) and key in keys:
+            return f" here; it belongs into [models.NAME.{part}]"
+    return ""

@@ -1,0 +1,131 @@
+"""Which keys may stand in which table of `models.toml`, and how each value is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from edged.config_values import (
+    BadValueError,
+    Reader,
+    boolean,
+    choice,
+    duration_or_never,
+    later,
+    listen,
+    many,
+    network,
+    number,
+    size,
+    source,
+    text,
+    upstream,
+    whole,
+)
+
+Auth = Literal["auto", "keys", "none"]
+Backend = Literal["auto", "llamacpp", "lmdeploy", "upstream"]
+FlashAttention = Literal["auto", "on", "off"]
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+LoadWhen = Literal["on-demand", "startup"]
+QuantPolicy = Literal[0, 4, 8]
+Require = Literal["any", "gpu"]
+
+Keys = Mapping[str, "Reader | Keys"]
+
+
+def _gpus(value: Any) -> Any:
+    if isinstance(value, list):
+        return many(whole(0, 255), "GPU numbers", at_least=1)(value)
+    try:
+        return choice(Literal["auto", "none"])(value)
+    except BadValueError as error:
+        raise BadValueError(
+            str(error).replace('"none",', '"none" or a list such as [0, 1],')
+        ) from None
+
+
+def _tls_mode(value: Any) -> str:
+    choice(Literal["off", "self-signed", "files"])(value)
+    if value != "off":
+        raise BadValueError(f'= "{value}" cannot be honoured by this version: only "off" can')
+    return "off"
+
+
+def _auth(value: Any) -> str:
+    if choice(Auth)(value) == "keys":
+        raise BadValueError('= "keys" cannot be honoured by this version: it has no API keys yet')
+    return str(value)
+
+
+def _logit_bias(value: Any) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise BadValueError('must be a table of token id = bias, such as { "42" = -100 }')
+    for token in value:
+        if not re.fullmatch(r"\d{1,9}", token, re.ASCII):
+            raise BadValueError(f"must have token ids as keys, not {token[:40]!r}")
+    return {int(token): number(-100, 100)(bias) for token, bias in value.items()}
+
+
+_COUNT = 1 << 20  # no box has more of anything that is counted here
+_TOKENS = 1 << 24
+
+SERVER: Keys = {
+    "listen": many(listen, "addresses", at_least=1),
+    "auth": _auth,
+    "allow": many(network, "networks"),
+    "max_body": size(1 << 10, 1 << 30),
+    "tls": {"mode": _tls_mode},
+}
+HARDWARE: Keys = {"reserve_memory": size(0, 1 << 50), "gpus": _gpus}
+MODEL: Keys = {
+    "gguf": source,
+    "safetensors": source,
+    "upstream": upstream,
+    "aliases": many(text, "names"),
+    "backend": choice(Backend),
+    "require": choice(Require),
+    "load": choice(LoadWhen),
+    "pin": boolean,
+    "idle_unload": duration_or_never,
+    "context": whole(1, _TOKENS),
+    "parallel": whole(1, 256),
+    "queue": whole(0, _COUNT),
+    "sampling": {
+        "temperature": number(0, 2),
+        "top_p": number(0, 1),
+        "top_k": whole(0, _TOKENS),
+        "min_p": number(0, 1),
+        "typical_p": number(0, 1),
+        "repeat_penalty": number(0.01, 10),
+        "presence_penalty": number(-2, 2),
+        "frequency_penalty": number(-2, 2),
+        "seed": whole(-(1 << 63), (1 << 63) - 1),
+        "logit_bias": _logit_bias,
+        "ignore_eos": boolean,
+    },
+    "llamacpp": {
+        "threads": whole(1, 1024),
+        "threads_batch": whole(1, 1024),
+        "gpu_layers": whole(0, 9999),
+        "kv_type": choice(KvType),
+        "flash_attention": choice(FlashAttention),
+        "batch": whole(1, 1 << 16),
+        "lora": later("adapters are not loaded yet"),
+        "draft": later("there is no speculation yet"),
+        "mmproj": later("images are not read yet"),
+    },
+    "lmdeploy": {
+        "tp": whole(1, 64),
+        "quant_policy": choice(QuantPolicy),
+        "cache_max_entry_count": number(0.01, 1),
+    },
+}
+TOP: Keys = {"server": SERVER, "hardware": HARDWARE, "defaults": MODEL, "models": {}}
+# keys without the unit that the Structs have in their names
+FIELDS = {
+    "idle_unload": "idle_unload_s",
+    "max_body": "max_body_bytes",
+    "reserve_memory": "reserve_memory_bytes",
+}
