@@ -385,7 +385,7 @@ def _home(key: str) -> str:
     if key in MODEL:
         return " here; it belongs into [defaults] or into a model"
     for part in _PARTS:
-        keys = MODEL[part]
-        if isinstance(keys, Mapping) and key in keys:
+        inner = MODEL[part]
+        if isinstance(inner, Mapping) and key in inner:
             return f" here; it belongs into [models.NAME.{part}]"
     return ""

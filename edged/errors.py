@@ -84,6 +84,20 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class ClientTooSlow(InvalidRequest):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "client_too_slow"
+
+
+class ClientGone(InvalidRequest):
+    """The client closed the connection; nobody reads this answer, only the log does."""
+
+    status = 499
+    code = "client_gone"
+
+
 class BodyTooLarge(InvalidRequest):
     """The body is larger than `server.max_body`."""
 
@@ -158,6 +172,18 @@ class ConfigError(EdgedError):
     """`models.toml` has problems; the message lists them all, one a line."""
 
     code = "config_error"
+
+
+class StoreError(EdgedError):
+    """The files of a model are missing or cannot be what they should be."""
+
+    code = "store_error"
+
+
+class GgufError(StoreError):
+    """A file is not a GGUF, is damaged, or holds something other than a model."""
+
+    code = "gguf_error"
 
 
 def _tree(root: type[EdgedError]) -> dict[str, type[EdgedError]]:

@@ -1,10 +1,26 @@
-"""What the box has: CPU, memory and its limits, GPUs, installed engines. No GPU context is opened."""
+"""What the box has: CPU, memory and limits, GPUs, installed engines. No GPU context is opened.
+
+Everything is read from files and from NVML; what is absent or odd becomes a note in words, never
+an error.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+import ctypes
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
 
 from msgspec import Struct
+
+from edged.cgroup import Limits, read_limits
+from edged.config import HardwareOverrides
 
 
 class Cpu(Struct, frozen=True):
@@ -15,7 +31,7 @@ class Cpu(Struct, frozen=True):
     physical_cores: int  # of the box
     usable_cores: int  # physical cores that we may use, at least 1
     usable_cpus: int  # hardware threads that we may use, at least 1
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # those that decide how fast a CPU computes
 
 
 class Memory(Struct, frozen=True):
@@ -53,3 +69,219 @@ class Hardware(Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     engines: Engines = Engines()
     notes: tuple[str, ...] = ()
+
+
+def detect(overrides: HardwareOverrides = HardwareOverrides(), root: Path = Path("/")) -> Hardware:
+    """Look at the box; `root` holds the proc and sys to read. Takes milliseconds, raises nothing."""
+    limits = read_limits(root)
+    notes: list[str] = []
+    return Hardware(
+        cpu=_cpu(root, os.sched_getaffinity(0), limits, notes),
+        memory=_memory(root, limits, notes),
+        gpus=_gpus(root, overrides, notes),
+        engines=_engines(),
+        notes=tuple(notes),
+    )
+
+
+# ── CPU ──
+
+_TELLING_FLAGS = ("sse4", "avx", "amx", "fma", "f16c", "bmi2", "asimd", "sve", "i8mm", "bf16")
+
+
+def _cpu(root: Path, affinity: set[int], limits: Limits, notes: list[str]) -> Cpu:
+    info = _cpuinfo(root)
+    cores = _cores(root, info)
+    allowed = affinity & cores.keys() or set(cores)
+    usable_cores = len({cores[cpu] for cpu in allowed})
+    usable_cpus = len(allowed)
+    if len(allowed) < len(cores):
+        notes.append(f"CPU affinity leaves {len(allowed)} of {len(cores)} hardware threads")
+    if limits.cpus is not None and limits.cpus < usable_cpus:
+        notes.append(f"the control group allows {limits.cpus:g} CPUs of {usable_cpus}")
+        usable_cpus = max(1, math.ceil(limits.cpus))
+        # whole cores only: a thread that is throttled half of the time stalls all at the barrier
+        usable_cores = max(1, min(usable_cores, math.floor(limits.cpus)))
+    first = info.get(min(info), {}) if info else {}
+    model = next((first[key] for key in ("model name", "Model", "cpu model") if key in first), "")
+    flags = (first.get("flags") or first.get("Features") or "").split()
+    return Cpu(
+        model=model or _text(root / "proc/device-tree/model") or platform.machine(),
+        architecture=platform.machine(),
+        physical_cores=len(set(cores.values())),
+        usable_cores=usable_cores,
+        usable_cpus=usable_cpus,
+        flags=tuple(sorted(flag for flag in flags if flag.startswith(_TELLING_FLAGS))),
+    )
+
+
+def _cpuinfo(root: Path) -> dict[int, dict[str, str]]:
+    """Return the fields of /proc/cpuinfo by CPU number."""
+    found: dict[int, dict[str, str]] = {}
+    for block in _text(root / "proc/cpuinfo").split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        if fields.get("processor", "").isdecimal():
+            found[int(fields["processor"])] = fields
+    return found
+
+
+def _cores(root: Path, info: dict[int, dict[str, str]]) -> dict[int, str]:
+    """Return the physical core of each online CPU, as a name that its siblings share."""
+    cores: dict[int, str] = {}
+    for folder in (root / "sys/devices/system/cpu").glob("cpu[0-9]*"):
+        siblings = _text(folder / "topology/core_cpus_list")
+        siblings = siblings or _text(folder / "topology/thread_siblings_list")
+        if siblings:  # absent for a CPU that is offline
+            cores[int(folder.name.removeprefix("cpu"))] = siblings
+    if not cores:
+        for cpu, fields in info.items():
+            core = fields.get("core id")
+            cores[cpu] = f"{fields.get('physical id')}/{core}" if core else str(cpu)
+    return cores or {cpu: str(cpu) for cpu in os.sched_getaffinity(0)}
+
+
+# ── memory ──
+
+
+def _memory(root: Path, limits: Limits, notes: list[str]) -> Memory:
+    kib: dict[str, int] = {}
+    for line in _text(root / "proc/meminfo").splitlines():
+        words = line.split()
+        if len(words) > 1 and words[1].isdecimal():
+            kib[words[0].rstrip(":")] = int(words[1])
+    total = kib.get("MemTotal", 0) << 10
+    if not total:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        notes.append("/proc/meminfo cannot be read: all memory is taken as available")
+    available = kib["MemAvailable"] << 10 if "MemAvailable" in kib else total
+    limit = total
+    if limits.memory_bytes is not None and limits.memory_bytes < total:
+        limit = limits.memory_bytes
+        notes.append(f"the control group allows {limit >> 20} MiB of {total >> 20} MiB memory")
+    left = limit if limits.memory_left_bytes is None else limits.memory_left_bytes
+    return Memory(total_bytes=total, limit_bytes=limit, available_bytes=min(available, left, limit))
+
+
+# ── GPUs ──
+
+_PCI_DISPLAY = "0x03"
+_PCI_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
+_NVML_LIBRARY = "libnvidia-ml.so.1"
+
+
+def _gpus(root: Path, overrides: HardwareOverrides, notes: list[str]) -> tuple[Gpu, ...]:
+    if overrides.gpus == "none":
+        notes.append('GPUs are not looked at: hardware.gpus = "none"')
+        return ()
+    nvml = _load_nvml()
+    found = _nvml_gpus(nvml, notes) if nvml else ()
+    if not found:
+        notes.extend(_idle_gpus(root, nvml_is_there=nvml is not None))
+    if overrides.gpus == "auto":
+        return found
+    for index in overrides.gpus:
+        if index not in {gpu.index for gpu in found}:
+            notes.append(f"GPU {index} of hardware.gpus does not exist or cannot be used")
+    return tuple(gpu for gpu in found if gpu.index in overrides.gpus)
+
+
+def _load_nvml() -> Any:
+    """Return pynvml if the driver's library is there, else None."""
+    try:
+        ctypes.CDLL(_NVML_LIBRARY)
+    except OSError:
+        return None
+    return importlib.import_module("pynvml")
+
+
+def _nvml_gpus(nvml: Any, notes: list[str]) -> tuple[Gpu, ...]:
+    """Ask NVML (the module `pynvml`, or one like it); whatever it cannot say becomes a note."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        # driver not loaded, library and kernel module of different versions, no permission …
+        notes.append(f"NVML does not start: {error}; `nvidia-smi` says more")
+        return ()
+    try:
+        driver = _string(nvml.nvmlSystemGetDriverVersion())
+        gpus = [_nvml_gpu(nvml, n, driver, notes) for n in range(nvml.nvmlDeviceGetCount())]
+    except nvml.NVMLError as error:
+        notes.append(f"NVML does not list the GPUs: {error}")
+        return ()
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+    return tuple(gpu for gpu in gpus if gpu is not None)
+
+
+def _nvml_gpu(nvml: Any, index: int, driver: str, notes: list[str]) -> Gpu | None:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = _string(nvml.nvmlDeviceGetName(handle))
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except nvml.NVMLError as error:  # fell off the bus, unified memory …
+        notes.append(f"GPU {index} cannot be used: {error}")
+        return None
+    with contextlib.suppress(nvml.NVMLError):  # most GPUs know no MIG and say so
+        if nvml.nvmlDeviceGetMigMode(handle)[0]:
+            notes.append(f"GPU {index} ({name}) is split by MIG; only whole GPUs are used")
+            return None
+    return Gpu(
+        index=index,
+        name=name,
+        memory_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        compute_capability=(int(capability[0]), int(capability[1])),
+        driver=driver,
+    )
+
+
+def _idle_gpus(root: Path, *, nvml_is_there: bool) -> list[str]:
+    """Say which display adapters of the PCI bus go unused, and why."""
+    notes = []
+    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
+        vendor = _PCI_VENDORS.get(_text(device / "vendor"))
+        if not vendor or not _text(device / "class").startswith(_PCI_DISPLAY):
+            continue
+        if vendor == "NVIDIA" and not nvml_is_there:
+            why = f"its driver is not installed ({_NVML_LIBRARY} is missing)"
+        elif vendor == "NVIDIA":
+            why = "its driver does not answer"
+        else:
+            why = "no engine of this version computes on it"
+        notes.append(f"the {vendor} GPU at {device.name} is not used: {why}")
+    return notes
+
+
+def _string(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+# ── engines ──
+
+
+def _engines() -> Engines:
+    importlib.invalidate_caches()  # installed while we run
+    return Engines(
+        llamacpp=_version("llama_cpp", "llama-cpp-python"),
+        lmdeploy=_version("lmdeploy", "lmdeploy"),
+    )
+
+
+def _version(module: str, distribution: str) -> str | None:
+    """Return the version of a package without importing it."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""Model files: where they lie, and what their headers say."""

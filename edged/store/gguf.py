@@ -1,0 +1,384 @@
+"""The header of a GGUF file: metadata and tensor table, never the tensors.
+
+Own code on purpose (docs/adr/0002): the gguf package needs numpy, which the daemon cannot afford.
+Reads front to back in pieces of one MiB; every length is checked against the file before it is
+believed, so a hostile file costs neither memory nor time. Not mapped: a file that shrinks under a
+mapping would kill the daemon with SIGBUS.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from msgspec import Struct
+
+from edged.errors import GgufError
+from edged.store.ggml_types import FILE_TYPES, TENSOR_TYPES
+
+Kind = Literal["chat", "embeddings", "rerank"]
+
+_PIECE_BYTES = 1 << 20
+_MAX_KEYS = 1 << 16
+_MAX_TENSORS = 1 << 17
+_MAX_STRINGS = 1 << 23  # of one array; the largest vocabularies have 2^18 tokens
+_MAX_NAME_BYTES = 1 << 10
+_KEPT_STRING_BYTES = 1 << 12
+_KEPT_NUMBERS = 1 << 12  # of one array; per-layer figures, not vocabularies
+_MAX_DIMENSIONS = 4
+_MAX_TENSOR_BYTES = 1 << 50
+
+_STRING, _ARRAY = 8, 9
+_SCALARS = dict(enumerate(("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")))
+
+_ENCODERS = {
+    "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
+    "neo-bert", "eurobert", "gemma-embedding", "t5encoder",
+}  # fmt: skip
+_POOLING_RANK = 4
+
+
+class GgufHeader(Struct, frozen=True):
+    """What a header says. Long strings and long arrays are counted, not kept."""
+
+    version: int
+    file_bytes: int
+    metadata: dict[str, Any]  # scalars, short strings, short arrays of numbers (tuples)
+    lengths: dict[str, int]  # strings: bytes; arrays: elements
+    n_tensors: int
+    weights_bytes: int
+    bytes_by_type: dict[str, int]
+    embedding_rows: int | None  # of the token embedding
+    attention_layers: frozenset[int]
+    recurrent_layers: frozenset[int]
+
+    @property
+    def architecture(self) -> str:
+        """The family: `llama`, `qwen2` and so on."""
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def name(self) -> str | None:
+        """What the maker calls it."""
+        name = self.metadata.get("general.name")
+        return name if isinstance(name, str) else None
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that it was trained on."""
+        return self.number("context_length")
+
+    @property
+    def block_count(self) -> int:
+        """Layers."""
+        return self.number("block_count") or 0
+
+    @property
+    def embedding_length(self) -> int:
+        """Width of a token's vector."""
+        return self.number("embedding_length") or 0
+
+    @property
+    def n_vocab(self) -> int:
+        """Entries of the vocabulary."""
+        tokens = self.lengths.get("tokenizer.ggml.tokens")
+        return tokens or self.number("vocab_size") or self.embedding_rows or 0
+
+    @property
+    def chat_template(self) -> bool:
+        """Whether it brings a chat template."""
+        return self.lengths.get("tokenizer.chat_template", 0) > 0
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Tokens that a sliding-window layer looks back on; None: no such layers."""
+        return self.number("attention.sliding_window") or None
+
+    @property
+    def file_type(self) -> str | None:
+        """The main quantisation as its maker names it, such as `Q4_K_M`."""
+        number = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(number) if isinstance(number, int) else None
+
+    @property
+    def kind(self) -> Kind:
+        """What it is for."""
+        pooling = self.number("pooling_type")
+        if pooling == _POOLING_RANK:
+            return "rerank"
+        return "embeddings" if pooling or self.architecture in _ENCODERS else "chat"
+
+    def number(self, key: str) -> int | None:
+        """Return the whole number `ARCHITECTURE.key`, None where there is none."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def per_layer(self, key: str, default: int) -> tuple[int, ...]:
+        """Return `ARCHITECTURE.key` for each layer; one figure stands for all."""
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        if isinstance(value, tuple) and len(value) >= self.block_count:
+            return tuple(int(v) for v in value[: self.block_count])
+        return (int(value) if isinstance(value, int) else default,) * self.block_count
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Read and check the header of a model file.
+
+    Raises GgufError, whose message is a predicate about the file, and OSError. A file that has
+    been read before and has not changed is not read again.
+    """
+    status = path.stat()
+    return _read_header(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeader:
+    with Path(path).open("rb", buffering=0) as file:
+        header = _parse(_Reader(file, size))
+    _check(header)
+    return header
+
+
+# ── the walk through the file ──
+
+
+def _parse(reader: _Reader) -> GgufHeader:
+    magic = reader.take(4) if reader.left >= 4 else b""  # noqa: PLR2004 - its length
+    if magic != b"GGUF":
+        raise GgufError(f"is not a GGUF file: {_first_bytes(magic)}")
+    version = reader.number("I")
+    if version in (2 << 24, 3 << 24):
+        raise GgufError("is a big-endian GGUF file, for another kind of processor")
+    if version not in (2, 3):
+        raise GgufError(f"is a GGUF file of version {version}; 2 and 3 can be read")
+    n_tensors = reader.count("Q", _MAX_TENSORS, "tensors")
+    n_keys = reader.count("Q", _MAX_KEYS, "metadata entries")
+    metadata: dict[str, Any] = {}
+    lengths: dict[str, int] = {}
+    for _ in range(n_keys):
+        _metadata_entry(reader, metadata, lengths)
+    table = _TensorTable()
+    for _ in range(n_tensors):
+        table.add(reader)
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 0 < alignment <= _PIECE_BYTES:
+        raise GgufError(f"is damaged: its alignment is {alignment}")
+    data_start = -(-reader.position // alignment) * alignment
+    if n_tensors and data_start + table.end > reader.size:
+        raise _truncated(reader.size, data_start + table.end)
+    return GgufHeader(
+        version=version,
+        file_bytes=reader.size,
+        metadata=metadata,
+        lengths=lengths,
+        n_tensors=n_tensors,
+        weights_bytes=sum(table.bytes_by_type.values()),
+        bytes_by_type=table.bytes_by_type,
+        embedding_rows=table.embedding_rows,
+        attention_layers=frozenset(table.attention_layers),
+        recurrent_layers=frozenset(table.recurrent_layers),
+    )
+
+
+def _metadata_entry(reader: _Reader, metadata: dict[str, Any], lengths: dict[str, int]) -> None:
+    key = reader.name("a metadata key")
+    kind = reader.number("I")
+    if kind == _STRING:
+        lengths[key] = length = reader.number("Q")
+        if length <= _KEPT_STRING_BYTES:
+            metadata[key] = reader.take(length).decode(errors="replace")
+        else:
+            reader.skip(length)
+    elif kind == _ARRAY:
+        element = reader.number("I")
+        lengths[key] = count = reader.number("Q")
+        code = _SCALARS.get(element)
+        if element == _STRING:
+            reader.skip_strings(count)
+        elif code is None:
+            raise GgufError(f"is damaged: {key} is an array of type {element}")
+        elif count <= _KEPT_NUMBERS:
+            width = struct.calcsize("<" + code)
+            metadata[key] = struct.unpack(f"<{count}{code}", reader.take(count * width))
+        else:
+            reader.skip(count * struct.calcsize("<" + code))
+    else:
+        code = _SCALARS.get(kind)
+        if code is None:
+            raise GgufError(f"is damaged: {key} has the unknown type {kind}")
+        metadata[key] = reader.number(code)
+
+
+class _TensorTable:
+    """Adds up the tensor infos as they pass."""
+
+    def __init__(self) -> None:
+        self.end = 0  # of the tensor data, from its start
+        self.bytes_by_type: dict[str, int] = {}
+        self.embedding_rows: int | None = None
+        self.attention_layers: set[int] = set()
+        self.recurrent_layers: set[int] = set()
+
+    def add(self, reader: _Reader) -> None:
+        name = reader.name("a tensor name")
+        n_dimensions = reader.count("I", _MAX_DIMENSIONS, f"dimensions of {name}")
+        dimensions = [reader.number("Q") for _ in range(n_dimensions)]
+        type_id = reader.number("I")
+        offset = reader.number("Q")
+        if type_id not in TENSOR_TYPES:
+            raise GgufError(
+                f"has tensors of the unknown type {type_id} ({name}): it may be newer than edged"
+            )
+        type_name, block, block_bytes = TENSOR_TYPES[type_id]
+        row = dimensions[0] if dimensions else 1
+        n_bytes = math.prod(dimensions) // block * block_bytes
+        if row % block or n_bytes > _MAX_TENSOR_BYTES or offset > _MAX_TENSOR_BYTES:
+            raise GgufError(f"is damaged: {name} cannot be {dimensions} of {type_name}")
+        self.end = max(self.end, offset + n_bytes)
+        self.bytes_by_type[type_name] = self.bytes_by_type.get(type_name, 0) + n_bytes
+        if name == "token_embd.weight" and n_dimensions > 1:
+            self.embedding_rows = dimensions[1]
+        if name.startswith("blk."):
+            self._layer(name)
+
+    def _layer(self, name: str) -> None:
+        _, number, part = name.split(".", 2) if name.count(".") > 1 else ("", "", "")
+        if not number.isdecimal():
+            return
+        if part.startswith(("attn_k.", "attn_kv_a_mqa.", "attn_qkv.")):
+            self.attention_layers.add(int(number))
+        elif part.startswith(("ssm_", "time_mix_", "shortconv.")):
+            self.recurrent_layers.add(int(number))
+
+
+class _Reader:
+    """Little-endian values from the front of a file, in pieces of bounded size."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.size = size
+        self._file = file
+        self._piece = b""
+        self._at = 0  # in the piece
+        self._start = 0  # of the piece in the file
+
+    @property
+    def position(self) -> int:
+        return self._start + self._at
+
+    @property
+    def left(self) -> int:
+        return self.size - self.position
+
+    def take(self, n_bytes: int) -> bytes:
+        self._need(n_bytes)
+        self._at += n_bytes
+        return self._piece[self._at - n_bytes : self._at]
+
+    def number(self, code: str) -> Any:
+        form = _FORMS[code]
+        self._need(form.size)
+        (value,) = form.unpack_from(self._piece, self._at)
+        self._at += form.size
+        return value
+
+    def count(self, code: str, limit: int, what: str) -> int:
+        value = int(self.number(code))
+        if value > limit:
+            raise GgufError(f"is damaged: it claims {value} {what}")
+        return value
+
+    def name(self, what: str) -> str:
+        return self.take(self.count("Q", _MAX_NAME_BYTES, f"bytes in {what}")).decode(
+            errors="replace"
+        )
+
+    def skip(self, n_bytes: int) -> None:
+        if n_bytes > self.left:
+            raise _truncated(self.size, self.position + n_bytes)
+        self._start, self._at, self._piece = self.position + n_bytes, 0, b""
+        self._file.seek(self._start)
+
+    def skip_strings(self, count: int) -> None:
+        """Skip `count` strings; the inner loop is all that a large vocabulary costs."""
+        if count > _MAX_STRINGS:
+            raise GgufError(f"is damaged: it claims a list of {count} strings")
+        unpack_length = _FORMS["Q"].unpack_from
+        while count:
+            self._need(8)
+            piece, at = self._piece, self._at
+            last = len(piece) - 8
+            while count and at <= last:
+                at += 8 + unpack_length(piece, at)[0]
+                count -= 1
+            if at > len(piece):  # the string goes on beyond the piece
+                self._at = len(piece)
+                self.skip(at - len(piece))
+            else:
+                self._at = at
+
+    def _need(self, n_bytes: int) -> None:
+        if len(self._piece) - self._at >= n_bytes:
+            return
+        if n_bytes > self.left:
+            raise _truncated(self.size, self.position + n_bytes)
+        rest = self._piece[self._at :]
+        self._start, self._at = self.position, 0
+        while len(rest) < n_bytes:
+            more = self._file.read(max(_PIECE_BYTES, n_bytes - len(rest)))
+            if not more:
+                raise _truncated(self._start + len(rest), self._start + n_bytes)
+            rest += more
+        self._piece = rest
+
+
+_FORMS = {code: struct.Struct("<" + code) for code in _SCALARS.values() if code}
+
+
+# ── what makes it no model ──
+
+
+def _check(header: GgufHeader) -> None:
+    metadata = header.metadata
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
+        raise GgufError(f"holds {_OTHER_KINDS.get(str(kind), f'a {kind}')}, not a model")
+    if not isinstance(metadata.get("general.architecture"), str):
+        raise GgufError("does not say its architecture: it is not a language model")
+    if header.architecture == "clip":
+        raise GgufError("holds an image projector (mmproj), not a model")
+    n_parts = metadata.get("split.count", 1)
+    if isinstance(n_parts, int) and n_parts > 1:
+        part = metadata.get("split.no", 0)
+        raise GgufError(
+            f"is part {int(part) + 1} of {n_parts}: models in several files are not read yet; "
+            f"join them with llama-gguf-split --merge"
+        )
+    if not header.n_tensors:
+        raise GgufError("holds a vocabulary without weights, not a model")
+    n_tokens = header.lengths.get("tokenizer.ggml.tokens")
+    if n_tokens and header.embedding_rows and n_tokens != header.embedding_rows:
+        raise GgufError(
+            f"has the wrong vocabulary: {n_tokens} tokens for {header.embedding_rows} embeddings"
+        )
+
+
+_OTHER_KINDS = {
+    "adapter": "an adapter (LoRA)",
+    "mmproj": "an image projector (mmproj)",
+    "imatrix": "an importance matrix",
+}
+
+
+def _truncated(has: int, needs: int) -> GgufError:
+    return GgufError(
+        f"is truncated: it has {has} bytes and needs {needs} at least; copy or download it again"
+    )
+
+
+def _first_bytes(magic: bytes) -> str:
+    return f"it begins with {magic!r}" if magic else "it is shorter than four bytes"

@@ -1,0 +1,72 @@
+"""A source of `models.toml` → the file on this box.
+
+`builtin:` files ship with the package, `file:` ones are the owner's; the others come with
+`edged pull`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from edged.config import Source
+from edged.errors import StoreError
+
+_BUILTIN = Path(__file__).parent / "builtin"
+_SUFFIXES = {"gguf": ".gguf", "safetensors": ""}
+
+
+def resolve(source: Source, beside: Path, form: Literal["gguf", "safetensors"] = "gguf") -> Path:
+    """Return the absolute path of a GGUF file, or of a folder of safetensors, that can be read.
+
+    `beside` is the folder of models.toml, where relative paths begin. Raises StoreError, whose
+    message names the source and what to do.
+    """
+    if source.scheme not in ("builtin", "file"):
+        raise StoreError(f"{source} is not on this box: fetching it comes with `edged pull`")
+    if source.scheme == "builtin":
+        path = _BUILTIN / f"{source.spec}{_SUFFIXES[form]}"
+    else:
+        path = Path(os.path.normpath(beside.absolute() / source.spec))
+    try:
+        status = path.stat()
+        _check(source, path, status, form)
+        with path.open("rb") if form == "gguf" else os.scandir(path):
+            return path
+    except FileNotFoundError:
+        raise StoreError(_absent(source, path)) from None
+    except PermissionError:
+        raise StoreError(f"{source}: no permission to read {path}; {_WHO}") from None
+    except OSError as error:
+        raise StoreError(f"{source}: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL byte in the path
+        raise StoreError(f"{source}: no file can have this name: {error}") from None
+
+
+_WHO = f"the daemon runs as user {os.geteuid()}"
+
+
+def _check(source: Source, path: Path, status: os.stat_result, form: str) -> None:
+    if form == "safetensors":
+        if not stat.S_ISDIR(status.st_mode):
+            raise StoreError(f"{source}: {path} is not a folder of safetensors")
+    elif stat.S_ISDIR(status.st_mode):
+        inside = sorted(entry.name for entry in path.glob("*.gguf"))[:3]
+        hint = f"; in it: {', '.join(inside)}" if inside else ""
+        raise StoreError(f"{source}: {path} is a directory, not a GGUF file{hint}")
+    elif not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{source}: {path} is not a regular file")
+    elif status.st_size == 0:
+        raise StoreError(f"{source}: {path} is empty; copy or download it again")
+
+
+def _absent(source: Source, path: Path) -> str:
+    if source.scheme == "builtin":
+        there = sorted(entry.stem for entry in _BUILTIN.glob("*.gguf"))
+        return f"{source}: this package has no such model; it has {', '.join(there) or 'none'}"
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{source}: {path} does not exist, nor does the folder {folder}"
+    return f"{source}: {path} does not exist"
