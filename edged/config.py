@@ -116,6 +116,7 @@ class Model(Struct, frozen=True):
     pin: bool = False
     idle_unload_s: float | None = 900.0  # None: never
     context: int = 8192
+    context_is_default: bool = False  # not said by the model itself: a shorter model lowers it
     parallel: int = 4
     queue: int = 64
     sampling: Sampling = Sampling()
@@ -287,11 +288,13 @@ class _Reading:
         except BadValueError as error:
             self._problem(("models", name), f"as a name {error}")
         merged = defaults | said
+        merged["context_is_default"] = "context" not in said
         for part, struct in _PARTS.items():
             merged[part] = struct(**(defaults.get(part, {}) | said.get(part, {})))
         model = Model(name=name, **merged)
         if n_problems == len(self._problems):
             self._check_source(model)
+            self._check_llamacpp(model)
         return model
 
     # checks across keys
@@ -317,6 +320,12 @@ class _Reading:
             self._problem(
                 (*path, "backend"), f'= "{model.backend}" cannot be combined with upstream'
             )
+
+    def _check_llamacpp(self, model: Model) -> None:
+        options = model.llamacpp
+        if options.flash_attention == "off" and options.kv_type[0] == "q":
+            message = f'= "{options.kv_type}" needs flash attention, and flash_attention is "off"'
+            self._problem(("models", model.name, "llamacpp", "kv_type"), message)
 
     def _said(self, name: str, key: str) -> bool:
         """Tell whether a model or the defaults set a key, well or badly."""

@@ -71,14 +71,14 @@ class Hardware(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def detect(overrides: HardwareOverrides = HardwareOverrides(), root: Path = Path("/")) -> Hardware:
-    """Look at the box; `root` holds the proc and sys to read. Takes milliseconds, raises nothing."""
+def detect(overrides: HardwareOverrides | None = None, root: Path = Path("/")) -> Hardware:
+    """Look at the box, in milliseconds; raises nothing. `root` holds the proc and sys to read."""
     limits = read_limits(root)
     notes: list[str] = []
     return Hardware(
         cpu=_cpu(root, os.sched_getaffinity(0), limits, notes),
         memory=_memory(root, limits, notes),
-        gpus=_gpus(root, overrides, notes),
+        gpus=_gpus(root, overrides or HardwareOverrides(), notes),
         engines=_engines(),
         notes=tuple(notes),
     )
@@ -180,9 +180,8 @@ def _gpus(root: Path, overrides: HardwareOverrides, notes: list[str]) -> tuple[G
         notes.extend(_idle_gpus(root, nvml_is_there=nvml is not None))
     if overrides.gpus == "auto":
         return found
-    for index in overrides.gpus:
-        if index not in {gpu.index for gpu in found}:
-            notes.append(f"GPU {index} of hardware.gpus does not exist or cannot be used")
+    absent = set(overrides.gpus) - {gpu.index for gpu in found}
+    notes += [f"GPU {n} of hardware.gpus does not exist or cannot be used" for n in sorted(absent)]
     return tuple(gpu for gpu in found if gpu.index in overrides.gpus)
 
 

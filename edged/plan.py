@@ -1,34 +1,32 @@
-"""(Config, Hardware) → Plan: for each model the engine, files, memory and the reasons. Pure."""
+"""(Config, Hardware) → Plan: for each model the engine, files, memory and the reasons.
+
+Nothing is started and nothing changed: `make` reads model files' headers, the rest is pure.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
-from edged.config import Config, Model
-from edged.errors import ModelNotFound
-from edged.hardware import Hardware
-from edged.protocol import Launch
+from edged.config import Config, LlamaCppOptions, Model, Source
+from edged.config_values import format_bytes, suggestion
+from edged.errors import ModelNotFound, StoreError
+from edged.estimate import MemoryEstimate, estimate
+from edged.hardware import Cpu, Hardware
+from edged.protocol import Launch, LlamaCppLaunch
+from edged.store.gguf import GgufHeader, read_header
+from edged.store.source import resolve
 
-
-class MemoryEstimate(Struct, frozen=True):
-    """Main memory that a worker will take, in bytes."""
-
-    weights_bytes: int
-    kv_bytes: int
-    compute_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+__all__ = ["Diff", "MemoryEstimate", "ModelPlan", "Plan", "diff", "make"]
 
 
 class ModelPlan(Struct, frozen=True):
     """What is to be done with one model. `engine is None` exactly when `refusal` is set.
 
-    `launch` is None when refused, and for an upstream, which has no worker.
+    `launch` is None when refused, and for an upstream, which has no worker. `launch.context` is
+    the context in force; `model.context` is what the file asks for.
     """
 
     model: Model
@@ -50,21 +48,22 @@ class Plan(Struct, frozen=True):
     @property
     def budget_bytes(self) -> int:
         """Memory that all workers together may take."""
-        reserve = self.config.hardware.reserve_memory_bytes
-        return max(0, self.hardware.memory.limit_bytes - reserve)
+        return _budget_bytes(self.config, self.hardware)
 
     def resolve(self, name: str) -> ModelPlan:
-        """Return the model that has this name or alias; raises ModelNotFound."""
+        """Return the model that has this name or alias; raises ModelNotFound with what exists."""
         if name not in self.names:
-            raise ModelNotFound(f"no model is called {name!r}", param="model")
+            there = ", ".join(self.models) or "none: models.toml has no [models.NAME] yet"
+            near = suggestion(name, self.names)
+            raise ModelNotFound(f"no model is called {name[:100]!r}{near}; there are: {there}")
         return self.models[self.names[name]]
 
 
 class Diff(Struct, frozen=True):
     """How two plans differ, as model names in the order of the file.
 
-    replaced: the launch differs (None on either side counts: a model that became refused, or is
-    no longer). updated: only the rest differs. server: `[server]` differs.
+    replaced: launch or engine differs; a launch of None counts too, for a model that is refused
+    now or was before. updated: only the rest differs. server: `[server]` differs.
     """
 
     added: tuple[str, ...] = ()
@@ -73,3 +72,219 @@ class Diff(Struct, frozen=True):
     updated: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     server: bool = False
+
+
+def make(config: Config, hardware: Hardware) -> Plan:
+    """Decide for every model; a model that cannot run carries its refusal, nothing is raised."""
+    names: dict[str, str] = {}
+    for name, model in config.models.items():
+        names |= dict.fromkeys((name, *model.aliases), name)
+    models = {
+        name: _Choice(model, config, hardware).plan() for name, model in config.models.items()
+    }
+    return Plan(config=config, hardware=hardware, models=models, names=names)
+
+
+def diff(old: Plan | None, new: Plan) -> Diff:
+    """Compare two plans; None is the plan before the first."""
+    before = old.models if old else {}
+    kinds: dict[str, list[str]] = {"added": [], "replaced": [], "updated": [], "unchanged": []}
+    for name, plan in new.models.items():
+        kinds[_kind(before.get(name), plan)].append(name)
+    return Diff(
+        removed=tuple(name for name in before if name not in new.models),
+        server=old is None or old.config.server != new.config.server,
+        **{kind: tuple(names) for kind, names in kinds.items()},
+    )
+
+
+def _kind(old: ModelPlan | None, new: ModelPlan) -> str:
+    if old is None:
+        return "added"
+    if (old.launch, old.engine) != (new.launch, new.engine):
+        return "replaced"
+    return "unchanged" if old == new else "updated"
+
+
+# ── the choice of an engine ──
+
+_GIB = 1 << 30
+_MIN_CAPABILITY = (7, 0)
+
+
+def _budget_bytes(config: Config, hardware: Hardware) -> int:
+    limit = hardware.memory.limit_bytes
+    reserve = config.hardware.reserve_memory_bytes
+    return max(0, limit - (min(_GIB, limit // 4) if reserve is None else reserve))
+
+
+class _RefusedError(Exception):
+    """This engine cannot run the model; the message says why."""
+
+
+class _Choice:
+    """Goes through the engines for one model, keeping the reasons."""
+
+    def __init__(self, model: Model, config: Config, hardware: Hardware) -> None:
+        self._model = model
+        self._beside = Path(config.path).parent
+        self._hardware = hardware
+        self._budget = _budget_bytes(config, hardware)
+        self._reasons: list[str] = []
+
+    def plan(self) -> ModelPlan:
+        """Return the first engine that can, or a refusal with all reasons."""
+        model = self._model
+        if model.upstream:
+            reason = f"requests are passed on to {model.upstream}"
+            return ModelPlan(model=model, engine="upstream", reasons=(reason,))
+        refusals: list[str] = []
+        if model.safetensors and model.backend in ("auto", "lmdeploy"):
+            refusals.append(f"LMDeploy cannot run it: {self._why_not_lmdeploy()}")
+        if model.gguf and model.backend in ("auto", "llamacpp"):
+            try:
+                return self._llamacpp(model.gguf, refusals)
+            except _RefusedError as error:
+                refusals.append(str(error))
+        elif not refusals or model.backend == "auto":
+            refusals.append("llama.cpp needs gguf = …")
+        return ModelPlan(
+            model=model,
+            reasons=(*refusals, *self._reasons),
+            refusal="; ".join(refusals),
+        )
+
+    def _why_not_lmdeploy(self) -> str:
+        gpus = [gpu for gpu in self._hardware.gpus if gpu.via == "nvml"]
+        if not gpus:
+            return "there is no NVIDIA GPU that can be used"
+        if not any((gpu.compute_capability or (0, 0)) >= _MIN_CAPABILITY for gpu in gpus):
+            newest = max(gpu.compute_capability or (0, 0) for gpu in gpus)
+            return f"it needs compute capability 7.0, {gpus[0].name} has {newest[0]}.{newest[1]}"
+        if self._hardware.engines.lmdeploy is None:
+            return "the LMDeploy engine is not installed (it comes with `edged setup-cuda`)"
+        return "this version of edged has no LMDeploy engine yet"
+
+    # llama.cpp
+
+    def _llamacpp(self, gguf: Source, before: list[str]) -> ModelPlan:
+        if self._hardware.engines.llamacpp is None:
+            raise _RefusedError(
+                "llama-cpp-python is not installed: pip install 'llama-cpp-python>=0.3.36,<0.4'"
+            )
+        if self._model.require == "gpu":
+            raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
+        path, header = self._file(gguf)
+        context = self._context(header)
+        self._check_use(header)
+        options = self._model.llamacpp
+        parallel = self._model.parallel
+        memory = estimate(header, context=context, parallel=parallel, options=options)
+        self._check_room(memory, context)
+        status = path.stat()
+        launch = Launch(
+            model=self._model.name,
+            engine="llamacpp",
+            path=str(path),
+            file_id=f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}",
+            context=context,
+            parallel=parallel,
+            pool=context * parallel,
+            llamacpp=self._settings(options, self._hardware.cpu),
+        )
+        return ModelPlan(
+            model=self._model,
+            engine="llamacpp",
+            launch=launch,
+            memory=memory,
+            reasons=(*before, self._why_llamacpp(memory), *self._reasons),
+        )
+
+    def _file(self, gguf: Source) -> tuple[Path, GgufHeader]:
+        try:
+            path = resolve(gguf, self._beside)
+        except StoreError as error:
+            raise _RefusedError(error.message) from None
+        try:
+            return path, read_header(path)
+        except StoreError as error:
+            raise _RefusedError(f"{path} {error.message}") from None
+        except OSError as error:
+            raise _RefusedError(f"{path} cannot be read: {error.strerror}") from None
+
+    def _context(self, header: GgufHeader) -> int:
+        """Return the context in force.
+
+        A figure that the model itself sets is exact: beyond the trained length it is refused. One
+        that comes from [defaults] is meant for many models, so a shorter model lowers it, and
+        says so.
+        """
+        wanted, trained = self._model.context, header.context_length
+        if trained is None or wanted <= trained:
+            return wanted
+        if not self._model.context_is_default:
+            raise _RefusedError(
+                f"context = {wanted} is beyond the {trained} tokens that the model was trained on:"
+                f" set context = {trained} or less"
+            )
+        self._reasons.append(
+            f"context is {trained}, not the default {wanted}: more the model was not trained on"
+        )
+        return trained
+
+    def _check_use(self, header: GgufHeader) -> None:
+        if header.kind != "chat":
+            what = {"embeddings": "an embeddings model", "rerank": "a reranker"}[header.kind]
+            raise _RefusedError(f"it is {what}, and this version generates text only")
+        strangers = [
+            token for token in self._model.sampling.logit_bias or {} if token >= header.n_vocab
+        ]
+        if strangers:
+            raise _RefusedError(
+                f"sampling.logit_bias names token {strangers[0]}, "
+                f"and the vocabulary has {header.n_vocab} tokens"
+            )
+        if not header.chat_template:
+            self._reasons.append("the file brings no chat template")
+
+    def _check_room(self, memory: MemoryEstimate, context: int) -> None:
+        if memory.total_bytes > self._budget:
+            raise _RefusedError(
+                f"needs {format_bytes(memory.total_bytes)} "
+                f"(weights {format_bytes(memory.weights_bytes)}, "
+                f"KV {format_bytes(memory.kv_bytes)} for {self._model.parallel} × {context} tokens,"  # noqa: RUF001
+                f" compute {format_bytes(memory.compute_bytes)}, "
+                f"process {format_bytes(memory.process_bytes)}), "
+                f"the box allows {format_bytes(self._budget)}: "
+                "lower context or parallel, or take a smaller quantisation"
+            )
+
+    def _settings(self, options: LlamaCppOptions, cpu: Cpu) -> LlamaCppLaunch:
+        # On a box of one or two cores every core counts; elsewhere one stays for the daemon and
+        # the rest of the box, since ggml's threads wait for the slowest at every barrier.
+        cores = cpu.usable_cores
+        threads = options.threads or (cores if cores <= 2 else cores - 1)  # noqa: PLR2004
+        threads_batch = options.threads_batch or options.threads or cores
+        if max(threads, threads_batch) > cpu.usable_cpus:
+            self._reasons.append(
+                f"llamacpp.threads asks for more than the {cpu.usable_cpus} CPUs of the box"
+            )
+        if options.gpu_layers:
+            self._reasons.append(
+                f"llamacpp.gpu_layers = {options.gpu_layers} has no effect: "
+                "this version runs llama.cpp on the CPU only"
+            )
+        return LlamaCppLaunch(
+            threads=threads,
+            threads_batch=threads_batch,
+            gpu_layers=0,
+            kv_type=options.kv_type,
+            flash_attention=options.flash_attention,
+            batch=options.batch,
+        )
+
+    def _why_llamacpp(self, memory: MemoryEstimate) -> str:
+        return (
+            f"llama.cpp on the CPU: about {format_bytes(memory.total_bytes)} "
+            f"of the {format_bytes(self._budget)} for models"
+        )

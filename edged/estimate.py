@@ -1,0 +1,119 @@
+"""How much memory llama.cpp will take for a model: from the header alone, before anything starts.
+
+The formulas follow llama.cpp's own allocations and are held against a real context by
+tests/llamacpp/test_estimate.py: KV exactly, compute buffers within some percent.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from edged.config import LlamaCppOptions
+from edged.store.ggml_types import TENSOR_TYPES
+from edged.store.gguf import GgufHeader
+
+# Python, numpy and the libraries of a worker, before it has loaded anything
+PROCESS_BYTES = 80 << 20
+_KV_PADDING = 256  # llama.cpp rounds the cells up to it
+_F32 = 4
+
+
+class MemoryEstimate(Struct, frozen=True):
+    """Main memory that a worker will take, in bytes."""
+
+    weights_bytes: int
+    kv_bytes: int  # recurrent states are counted here too
+    compute_bytes: int  # scratch of one decode, and the logits
+    process_bytes: int = PROCESS_BYTES
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
+
+
+def estimate(
+    header: GgufHeader, *, context: int, parallel: int, options: LlamaCppOptions
+) -> MemoryEstimate:
+    """Estimate a worker that keeps `parallel` sequences of `context` tokens, all on the CPU."""
+    cells = -(-context * parallel // _KV_PADDING) * _KV_PADDING
+    # as the runner does: spare sequences for resident prefixes
+    sequences = parallel + (2 if header.recurrent_layers else max(8, parallel))
+    return MemoryEstimate(
+        weights_bytes=header.weights_bytes,
+        kv_bytes=_kv_bytes(header, cells, options.kv_type) + _state_bytes(header) * sequences,
+        compute_bytes=_compute_bytes(header, cells, sequences, options),
+    )
+
+
+def _kv_bytes(header: GgufHeader, cells: int, kv_type: str) -> int:
+    """Return the size of the KV cache; sliding-window layers keep all cells (`swa_full`)."""
+    if not header.attention_layers:
+        return 0
+    n_heads = header.per_layer("attention.head_count", 1)
+    n_heads_kv = header.per_layer("attention.head_count_kv", max(n_heads, default=1))
+    width_k, width_v = _head_widths(header, max(n_heads, default=1))
+    block, block_bytes = _type_size(kv_type)
+    return sum(
+        cells * (n_heads_kv[layer] * width // block) * block_bytes
+        for layer in header.attention_layers
+        if layer < header.block_count
+        for width in (width_k, width_v)
+    )
+
+
+def _head_widths(header: GgufHeader, n_heads: int) -> tuple[int, int]:
+    """Return the lengths of one head's key and value."""
+    default = header.embedding_length // max(n_heads, 1)
+    width_k = header.number("attention.key_length") or default
+    if header.number("attention.key_length_mla"):  # the value is a part of the compressed key
+        return width_k, 0
+    return width_k, header.number("attention.value_length") or default
+
+
+def _state_bytes(header: GgufHeader) -> int:
+    """Return the recurrent state of one sequence over all layers."""
+    width = header.embedding_length
+    head = header.number("wkv.head_size")
+    conv_cells = header.number("shortconv.l_cache")
+    if head:  # RWKV: token shift and one matrix a head
+        values = (header.number("token_shift_count") or 2) * width + width * head
+    elif conv_cells:  # LFM2
+        values = width * (conv_cells - 1)
+    else:  # Mamba and its kin
+        inner = header.number("ssm.inner_size") or 0
+        states = header.number("ssm.state_size") or 0
+        kernel = header.number("ssm.conv_kernel") or 1
+        groups = header.number("ssm.group_count") or 0
+        values = (kernel - 1) * (inner + 2 * groups * states) + states * inner
+    return len(header.recurrent_layers) * values * _F32
+
+
+def _compute_bytes(header: GgufHeader, cells: int, sequences: int, options: LlamaCppOptions) -> int:
+    batch = min(options.batch, cells)
+    logits = sequences * header.n_vocab * _F32
+    n_heads = max(header.per_layer("attention.head_count", 1), default=1)
+    width = max(header.embedding_length, n_heads * sum(_head_widths(header, n_heads)) // 2)
+    feed_forward = max(header.per_layer("feed_forward_length", 0), default=0)
+    experts = (header.number("expert_used_count") or 0) * (
+        header.number("expert_feed_forward_length") or 0
+    )
+    # the widest moment of a layer: both inputs and the product of the feed-forward part, beside
+    # the residual stream and its norm
+    layer = batch * (3 * max(feed_forward, experts) + 4 * width) * _F32
+    attention = 0
+    if header.attention_layers:
+        masks = 2 if header.sliding_window else 1
+        if options.flash_attention == "off":  # every score of a batch exists at once
+            attention = batch * cells * _F32 * (n_heads + masks)
+        else:
+            attention = batch * cells * 2 * masks
+    return logits + attention + max(layer, logits + batch * width * _F32)
+
+
+def _type_size(name: str) -> tuple[int, int]:
+    return next(
+        (block, n_bytes)
+        for type_name, block, n_bytes in TENSOR_TYPES.values()
+        if type_name.lower() == name
+    )
