@@ -1,0 +1,166 @@
+"""Train edge-guide on two CPU cores.
+
+Phase 1 is a curriculum of random token sequences that repeat, with loss on the repeat: it makes
+the attention heads that copy, without which so small a model never learns to call an unseen tool.
+Phase 2 mixes a few such batches into the real corpus. Length is counted in steps, not in seconds,
+so that a run can be repeated; a step is about `TOKENS` tokens.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import corpus
+import export
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from model import Guide, Shape
+from render import encode
+from tokenizers import Tokenizer
+
+TOKENS = 4096  # per step, padding included
+POOL = 400  # conversations that are sorted by length together
+LR = 3e-3  # AdamW: embedding, norms, biases
+LR_MATRIX = 2e-3  # Muon, scaled to AdamW's step size
+COPY_SHARE = 0.05
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # ids and labels, (batch, time); label -100 = not learnt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of the two phases."""
+
+    copy_steps: int
+    steps: int
+
+
+def copy_batch(random: np.random.Generator, vocab: int) -> Batch:
+    """Random tokens, in one row the same length, repeated after a gap of other random tokens."""
+    n = int(random.integers(6, 48))
+    gap = int(random.integers(0, 32))
+    # A narrow choice of tokens now and then: the head must look at more than one token to match.
+    pool = random.integers(0, vocab, int(random.choice([20, 200, vocab])))
+    rows = max(1, TOKENS // (2 * n + gap) // 2)
+    first = random.choice(pool, (rows, n))
+    ids = np.concatenate([first, random.choice(pool, (rows, gap)), first], axis=1)
+    labels = np.full_like(ids, -100)
+    labels[:, n + gap + 1 :] = ids[:, n + gap + 1 :]
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def corpus_batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+    """Endless batches of conversations of like length, so that little padding is computed."""
+    random = np.random.default_rng(seed)
+    stream = corpus.training(seed)
+    while True:
+        pool = sorted(
+            (encode(tokenizer, next(stream)) for _ in range(POOL)), key=lambda e: len(e[0])
+        )
+        groups: list[list[tuple[list[int], list[bool]]]] = [[]]
+        for item in pool:
+            if groups[-1] and (len(groups[-1]) + 1) * len(item[0]) > TOKENS:
+                groups.append([])
+            groups[-1].append(item)
+        for i in random.permutation(len(groups)):
+            yield _pad(groups[i])
+
+
+def _pad(group: list[tuple[list[int], list[bool]]]) -> Batch:
+    t = max(len(ids) for ids, _ in group)
+    ids = torch.zeros(len(group), t, dtype=torch.long)
+    labels = torch.full((len(group), t), -100, dtype=torch.long)
+    for row, (tokens, learn) in enumerate(group):
+        line = torch.tensor(tokens)
+        ids[row, : len(tokens)] = line
+        labels[row, : len(tokens)] = torch.where(torch.tensor(learn), line, -100)
+    return ids, labels
+
+
+def loss_of(model: Guide, batch: Batch) -> torch.Tensor:
+    """Mean cross entropy over learnt tokens; the head runs on those positions only."""
+    ids, labels = batch
+    target = labels[:, 1:]
+    wanted = target != -100  # noqa: PLR2004
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model(ids[:, :-1])[wanted]
+        logits = model.logits(hidden)
+    return F.cross_entropy(logits.float(), target[wanted])
+
+
+def optimizers(model: Guide) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "blocks" in n]  # noqa: PLR2004
+    rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "blocks" not in n]  # noqa: PLR2004
+    return [
+        torch.optim.Muon(
+            matrices, lr=LR_MATRIX, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=LR, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+
+
+def schedule(step: int, plan: Plan) -> float:
+    """Learning-rate factor: short warm-up, level, then a linear fall over the last 60 %."""
+    left = (plan.steps - step) / (0.6 * plan.steps)
+    return min(1.0, (step + 1) / 50, max(left, 0.0) + 0.01)
+
+
+def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
+    """Train and write `out` (a GGUF) every `every` steps and at the end; resumes from `out`.pt."""
+    torch.manual_seed(0)
+    shape = Shape(vocab=tokenizer.get_vocab_size())
+    model = Guide(shape)
+    steppers = optimizers(model)
+    rates = [group["lr"] for opt in steppers for group in opt.param_groups]
+    random = np.random.default_rng(1)
+    batches = corpus_batches(tokenizer, seed=2)
+    started = time.monotonic()
+    mean = {"copy": 0.0, "text": 0.0}
+    for step in range(plan.steps):
+        copying = step < plan.copy_steps or random.random() < COPY_SHARE
+        batch = copy_batch(random, shape.vocab) if copying else next(batches)
+        factor = schedule(step, plan)
+        for group, rate in zip(
+            (g for opt in steppers for g in opt.param_groups), rates, strict=True
+        ):
+            group["lr"] = rate * factor
+        loss = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in steppers:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        name = "copy" if copying else "text"
+        value = loss.item()
+        mean[name] = 0.97 * mean[name] + 0.03 * value if mean[name] else value
+        if step % 50 == 49:  # noqa: PLR2004
+            print(
+                f"step {step + 1}/{plan.steps} {time.monotonic() - started:.0f} s"
+                f" copy {mean['copy']:.3f} text {mean['text']:.3f}",
+                flush=True,
+            )
+        if (step + 1) % every == 0 or step + 1 == plan.steps:
+            export.write(out, shape, dict(model.named_parameters()), tokenizer)
+
+
+def main() -> None:
+    """Command line: train.py --tokenizer FILE --out FILE [--steps N --copy-steps N]."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--copy-steps", type=int, default=600)
+    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    train(args.out, tokenizer, Plan(args.copy_steps, args.steps), args.every)
+
+
+if __name__ == "__main__":
+    main()
