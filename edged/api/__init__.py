@@ -1,0 +1,1 @@
+"""The HTTP API: dialects over the events of the supervisor."""

@@ -1,0 +1,51 @@
+"""What the API needs from the daemon.
+
+`edged.daemon.Daemon` is the real one; tests of the app bring a small one of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from litestar import Request
+
+from edged.metrics import Metrics
+from edged.plan import Plan
+from edged.protocol import Event, Generate
+from edged.status import Status
+
+
+class Box(Protocol):
+    """The daemon as the API sees it."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force; a reload replaces it as a whole."""
+        ...
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters that live as long as the daemon."""
+        ...
+
+    def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
+        """Run `request` on the model of this name; closing the generator aborts.
+
+        Raises EdgedError, at the first step or later.
+        """
+        ...
+
+    def status(self) -> Status:
+        """Return the state of everything, now; cheap, never waits."""
+        ...
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Return whether every startup model serves, and one line for each that does not."""
+        ...
+
+
+def box_of(request: Request[Any, Any, Any]) -> Box:
+    """Return the box that the app of this request stands for."""
+    box: Box = request.app.state["box"]
+    return box

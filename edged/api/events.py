@@ -1,0 +1,253 @@
+"""What every dialect shares: run one `Generate` and answer with its events, whole or streamed.
+
+One task pulls the events, one waits for the client to leave, and the request's own task writes.
+They meet in one `asyncio.Event`, so that all events which arrive together leave in one send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Protocol
+
+from litestar.types import Receive, Scope, Send
+
+from edged import errors
+from edged.api import error as api_error
+from edged.api.box import Box
+from edged.api.exchange import Exchange
+from edged.errors import EdgedError
+from edged.log import get_logger
+from edged.protocol import Delta, Event, Finish, Generate, Started, Usage
+
+PING_S = 10.0  # a stream on which nothing flows gets a comment this often
+STALLED_CLIENT_S = 120.0  # a client that takes no bytes for this long is cut off
+_ABORT_LIMIT_S = 10.0
+
+_PING = b": ping\n\n"
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Reply(Protocol):
+    """The dialect's half: how events of one generation look on the wire."""
+
+    def whole(self, content: str, reasoning: str, finish: Finish) -> bytes:
+        """Return the body of the reply that is not streamed."""
+        ...
+
+    def opening(self) -> bytes:
+        """Return what a stream starts with."""
+        ...
+
+    def piece(self, delta: Delta) -> bytes:
+        """Return the wire form of one delta."""
+        ...
+
+    def closing(self, finish: Finish) -> bytes:
+        """Return what a stream ends with."""
+        ...
+
+
+class Answer:
+    """ASGI application that answers one request from the events of one generation.
+
+    Raises EdgedError while nothing was sent, so that errors have their proper HTTP status.
+    A client that leaves closes the generator, which aborts the generation.
+    """
+
+    def __init__(
+        self, box: Box, model: str, request: Generate, reply: Reply, *, stream: bool
+    ) -> None:
+        self._box = box
+        self._model = model
+        self._request = request
+        self._reply = reply
+        self._stream = stream
+        self._deltas: list[Delta] = []  # came, not yet written
+        self._finish: Finish | None = None
+        self._error: EdgedError | None = None
+        self._started = False
+        self._gone = False
+        self._begun = False  # the opening was written
+        self._ping_due = False
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._sent_s = time.perf_counter()
+        self._n_prompt = 0
+        self._n_completion = 0
+        self._last_s: float | None = None
+        self._gap = box.metrics.gaps(model)
+        self._wake = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request of this scope."""
+        self._exchange = Exchange.of(scope)
+        pump = asyncio.create_task(self._pull())
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            if self._stream:
+                await self._write_stream(send)
+            else:
+                await self._write_whole(send)
+        finally:
+            await self._end(pump, watch)
+            self._record()
+
+    # ── beside the request's own task ──
+
+    async def _pull(self) -> None:
+        try:
+            async with contextlib.aclosing(
+                self._box.generate(self._model, self._request)
+            ) as events:
+                async for event in events:
+                    self._take(event)
+                    self._wake.set()
+            if self._finish is None and self._error is None:
+                self._error = errors.InternalError("the answer ended without its last event")
+        except EdgedError as error:
+            self._error = error
+        except Exception as error:  # noqa: BLE001 -- becomes the client's 500, with its traceback logged
+            self._error = self._unexpected(error)
+        self._wake.set()
+
+    def _unexpected(self, error: Exception) -> EdgedError:
+        get_logger().error("request.failed", request_id=self._exchange.id, exc_info=error)
+        return api_error.known(error)
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._wake.set()
+
+    # ── writing ──
+
+    async def _write_whole(self, send: Send) -> None:
+        while self._finish is None and not self._gone:
+            await self._wait()
+            if self._error:
+                raise self._error
+        if self._finish is None:
+            return
+        content = "".join([delta.content for delta in self._deltas])
+        reasoning = "".join([delta.reasoning for delta in self._deltas])
+        await send_json(send, self._reply.whole(content, reasoning, self._finish))
+
+    async def _write_stream(self, send: Send) -> None:
+        opened = ended = False
+        self._ping()
+        try:
+            while not (ended or self._gone):
+                await self._wait()
+                if self._error and not opened:
+                    raise self._error
+                ended = bool(self._finish or self._error)
+                body = self._next_bytes()
+                if not body:
+                    continue
+                if not opened:
+                    opened = True
+                    await send(
+                        {"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS}
+                    )
+                async with asyncio.timeout(STALLED_CLIENT_S):
+                    await send({"type": "http.response.body", "body": body, "more_body": not ended})
+                self._sent_s = time.perf_counter()
+        finally:
+            if self._ping_timer:
+                self._ping_timer.cancel()
+
+    def _next_bytes(self) -> bytes:
+        """Return everything that came since the last call, in its wire form."""
+        parts: list[bytes] = []
+        if self._started and not self._begun:
+            self._begun = True
+            parts.append(self._reply.opening())
+        deltas, self._deltas = self._deltas, []
+        parts += [self._reply.piece(delta) for delta in deltas]
+        if self._finish:
+            parts.append(self._reply.closing(self._finish))
+        elif self._error:
+            parts.append(api_error.sse(self._error))
+        elif self._ping_due and not parts:
+            parts.append(_PING)
+        self._ping_due = False
+        return b"".join(parts)
+
+    def _ping(self) -> None:
+        """Ask for a comment line when nothing was sent for PING_S; runs as a timer of the loop."""
+        idle_s = time.perf_counter() - self._sent_s
+        if idle_s >= PING_S:
+            self._ping_due = True
+            self._wake.set()
+            idle_s = 0.0
+        self._ping_timer = asyncio.get_running_loop().call_later(PING_S - idle_s, self._ping)
+
+    async def _wait(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+
+    # ── bookkeeping ──
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            now_s = time.perf_counter()
+            if self._last_s is None:
+                self._exchange.ttft_s = self._exchange.elapsed_s()
+                self._box.metrics.first_token(self._model, self._exchange.ttft_s)
+            else:
+                self._gap.observe(now_s - self._last_s)
+            self._last_s = now_s
+            self._n_completion += event.n_tokens
+            self._deltas.append(event)
+        elif isinstance(event, Started):
+            self._n_prompt = event.prompt_tokens
+        elif isinstance(event, Finish):
+            self._finish = event
+        else:
+            self._error = errors.from_code(event.code, event.message, event.param)
+        self._started = True
+
+    async def _end(self, *tasks: asyncio.Task[None]) -> None:
+        """Stop the request's tasks; the puller's end is the generation's end."""
+        for task in tasks:
+            task.cancel()
+        _, stuck = await asyncio.wait(tasks, timeout=_ABORT_LIMIT_S)
+        if stuck:
+            get_logger().error("request.stuck", request_id=self._exchange.id, model=self._model)
+
+    def _record(self) -> None:
+        exchange = self._exchange
+        if self._finish:
+            usage = self._finish.usage
+            exchange.finish = self._finish.reason
+        else:
+            usage = Usage(prompt_tokens=self._n_prompt, completion_tokens=self._n_completion)
+            error = self._error or errors.ClientGone("")
+            exchange.finish = exchange.error = error.code
+            exchange.status = exchange.status or error.status
+        if self._started:
+            exchange.prompt_tokens = usage.prompt_tokens
+            exchange.completion_tokens = usage.completion_tokens
+            exchange.cached_tokens = usage.cached_tokens
+            self._box.metrics.usage(self._model, usage)
+
+
+async def send_json(send: Send, body: bytes) -> None:
+    """Send `body` as a whole JSON response."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,133 @@
+"""What Prometheus sees: counters fed by the API, gauges read from the status at a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+
+from edged.protocol import Usage
+from edged.status import ModelStatus, State, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_GAP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_Read = Callable[[ModelStatus], float]
+_STATES: tuple[str, ...] = get_args(State)
+
+
+class Metrics:
+    """Counters of one daemon, with a registry of their own. Used in the daemon's loop only.
+
+    The label `model` is always a configured name (or empty): a client cannot invent series.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            "edged_requests",
+            "HTTP requests answered.",
+            ["model", "endpoint", "status"],
+            registry=self._registry,
+        )
+        self._prompt = self._tokens("prompt", "Tokens of the prompts, cached ones included.")
+        self._cached = self._tokens("cached", "Prompt tokens that were taken from resident KV.")
+        self._completion = self._tokens("completion", "Tokens generated.")
+        self._ttft = Histogram(
+            "edged_ttft_seconds",
+            "From the request to its first token.",
+            ["model"],
+            buckets=_TTFT_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._gap = Histogram(
+            "edged_inter_token_seconds",
+            "Between two pieces of one answer.",
+            ["model"],
+            buckets=_GAP_BUCKETS_S,
+            registry=self._registry,
+        )
+
+    def _tokens(self, kind: str, documentation: str) -> Counter:
+        return Counter(f"edged_{kind}_tokens", documentation, ["model"], registry=self._registry)
+
+    def request_done(self, model: str, endpoint: str, status: int) -> None:
+        """Count one HTTP request; `endpoint` is a route, never a raw path."""
+        self._requests.labels(model, endpoint, str(status)).inc()
+
+    def usage(self, model: str, usage: Usage) -> None:
+        """Count the tokens of one generation that ended, regularly or not."""
+        self._prompt.labels(model).inc(usage.prompt_tokens)
+        self._cached.labels(model).inc(usage.cached_tokens)
+        self._completion.labels(model).inc(usage.completion_tokens)
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """Record the time to the first token of one answer."""
+        self._ttft.labels(model).observe(seconds)
+
+    def gaps(self, model: str) -> Histogram:
+        """Return the model's histogram of inter-token gaps; `observe(seconds)` on it is cheap."""
+        return self._gap.labels(model)
+
+    def render(self, status: Status) -> bytes:
+        """Return the page of a scrape, in Prometheus' text format (`CONTENT_TYPE`)."""
+        snapshot: Any = _Snapshot(status)
+        return generate_latest(self._registry) + generate_latest(snapshot)
+
+
+class _Snapshot:
+    """The gauges of one scrape; `generate_latest` asks a registry for nothing but `collect`."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._models = status.models
+
+    def collect(self) -> Iterable[Metric]:
+        config = self._status.config
+        yield GaugeMetricFamily(
+            "edged_config_generation",
+            "Configurations applied.",
+            value=config.generation,
+        )
+        yield GaugeMetricFamily(
+            "edged_config_problem",
+            "1 while the newest models.toml is not in force.",
+            value=int(config.problem is not None),
+        )
+        state = GaugeMetricFamily(
+            "edged_model_state", "1 for the state that the model is in.", labels=["model", "state"]
+        )
+        for model in self._models:
+            for name in _STATES:
+                state.add_metric([model.name, name], int(model.state == name))
+        yield state
+        yield self._gauge("edged_queue_depth", "Requests that wait.", lambda m: m.queued)
+        yield self._gauge("edged_open_requests", "Requests in the worker.", lambda m: m.open)
+        yield self._gauge(
+            "edged_worker_memory_bytes", "Memory of the worker.", lambda m: m.memory_bytes or 0
+        )
+        restarts = CounterMetricFamily(
+            "edged_worker_restarts", "Restarts of the worker after a crash.", labels=["model"]
+        )
+        for model in self._models:
+            restarts.add_metric([model.name], model.restarts)
+        yield restarts
+        yield self._gauge(
+            "edged_kv_cells_used",
+            "KV cells in use.",
+            lambda m: m.stats.cells_used if m.stats else 0,
+        )
+        yield self._gauge(
+            "edged_kv_cells", "KV cells there are.", lambda m: m.stats.cells if m.stats else 0
+        )
+
+    def _gauge(self, name: str, text: str, read: _Read) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(name, text, labels=["model"])
+        for model in self._models:
+            family.add_metric([model.name], read(model))
+        return family

@@ -1,0 +1,415 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from edged import errors
+from edged.api import events
+from edged.protocol import Delta, Event, Failed, Finish, Generate, Messages, Started
+from tests.api.conftest import PlayedBox, eventually, failing
+
+CHAT = "/v1/chat/completions"
+TEXT = "Hello, wörld\n\n\u2028\x00"
+
+
+def asks(**more: Any) -> dict[str, Any]:
+    return {"model": "guide", "messages": [{"role": "user", "content": "hi"}]} | more
+
+
+def chunks(body: str) -> list[dict[str, Any]]:
+    """Return the JSON of every event of a stream, after checking that each is one line."""
+    found = []
+    for event in body.split("\n\n"):
+        if event and not event.startswith(":"):
+            assert event.startswith("data: ")
+            found.append(event.removeprefix("data: "))
+    assert found.pop() == "[DONE]"
+    return [msgspec.json.decode(each) for each in found]
+
+
+async def test_whole_reply_has_every_field(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    response = await http.post(CHAT, json=asks())
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    reply = response.json()
+    assert reply["object"] == "chat.completion"
+    assert reply["id"].startswith("chatcmpl-")
+    assert reply["model"] == "guide"
+    assert reply["system_fingerprint"].startswith("edged-")
+    assert reply["choices"] == [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": TEXT,
+                "reasoning_content": "hm",
+                "refusal": None,
+            },
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert reply["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 4,
+        "total_tokens": 11,
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    assert reply["timings"]["prompt_n"] == 4
+    assert reply["timings"]["predicted_per_second"] == 100.0
+    assert box.open == 0
+
+
+async def test_stream_carries_role_pieces_reason_and_end(http: httpx.AsyncClient) -> None:
+    response = await http.post(CHAT, json=asks(stream=True))
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found = chunks(response.text)
+    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    deltas = [chunk["choices"][0]["delta"] for chunk in found]
+    assert "".join(delta.get("content", "") for delta in deltas) == TEXT
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "hm"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in found] == [None] * 5 + ["stop"]
+    assert len({chunk["id"] for chunk in found}) == 1
+    assert all("usage" not in chunk for chunk in found)
+    assert found[-1]["timings"]["cache_n"] == 3
+
+
+async def test_stream_with_usage_ends_with_a_chunk_without_choices(
+    http: httpx.AsyncClient,
+) -> None:
+    response = await http.post(CHAT, json=asks(stream=True, stream_options={"include_usage": True}))
+    *others, last = chunks(response.text)
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == 11
+    assert all(chunk["usage"] is None for chunk in others)
+
+
+async def test_request_reaches_the_model_with_its_defaults_below(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    body = asks(
+        model="gpt-4o-mini",
+        messages=[
+            {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "kind"}]},
+            {"role": "user", "content": "hi", "name": "ann", "unknown": 1},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+            ]},
+            {"role": "tool", "tool_call_id": "c1", "content": "2"},
+            {"role": "assistant", "content": "so", "reasoning_content": "hm", "refusal": None},
+        ],
+        top_p=0.5, top_k=-1, seed=-5, stop="x", max_completion_tokens=9,
+        logit_bias={"17": -100}, repetition_penalty=1.1, chat_template_kwargs={"enable_thinking": False},
+        user="me", metadata={"a": "b"}, store=False, service_tier="auto", temperature=None,
+    )  # fmt: skip
+    response = await http.post(CHAT, json=body)
+    assert response.status_code == 200
+    assert response.json()["model"] == "guide"
+    [(name, request)] = box.asked
+    assert name == "guide"
+    assert isinstance(request.prompt, Messages)
+    assert request.prompt.messages == [
+        {"role": "system", "content": "be\nkind"},
+        {"role": "user", "content": "hi", "name": "ann"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+            ],
+        },
+        {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "so", "reasoning_content": "hm"},
+    ]
+    assert request.prompt.template_kwargs == {"enable_thinking": False}
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.25, 0.5, 0)
+    assert (sampling.seed, sampling.logit_bias, sampling.repeat_penalty) == (-5, {17: -100}, 1.1)
+    assert (request.stop, request.max_tokens) == (["x"], 9)
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"n": 0}, "n"),
+        ({"n": 200}, "n"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 2**40}, "max_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", 3]}, "stop[1]"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": 7}, "stream_options"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"model": 3}, "model"),
+        ({"user": 3}, "user"),
+        ({"metadata": []}, "metadata"),
+        ({"repeat_penalty": 1.1, "repetition_penalty": 1.2}, "repetition_penalty"),
+    ],
+)  # fmt: skip
+async def test_bad_value_is_a_400_that_names_its_parameter(
+    http: httpx.AsyncClient, box: PlayedBox, more: dict[str, Any], param: str
+) -> None:
+    response = await http.post(CHAT, json=asks(**more))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] in {"invalid_value", "unsupported_parameter"}
+    assert box.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("functions", [{"name": "f"}]),
+        ("response_format", {"type": "json_object"}),
+        ("logprobs", True),
+        ("top_logprobs", 2),
+        ("audio", {"voice": "x"}),
+        ("modalities", ["text", "audio"]),
+        ("prediction", {"type": "content"}),
+        ("reasoning_effort", "high"),
+        ("web_search_options", {}),
+        ("store", True),
+        ("grammar", "root ::= x"),
+        ("dry_multiplier", 0.8),
+        ("xtc_probability", 0.5),
+        ("lora", [{"id": 0}]),
+        ("min_tokens", 3),
+        ("stop_token_ids", [1]),
+    ],
+)
+async def test_parameter_that_is_not_honoured_is_refused_by_name(
+    http: httpx.AsyncClient, box: PlayedBox, name: str, value: Any
+) -> None:
+    response = await http.post(CHAT, json=asks(**{name: value}))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, name)
+    assert error["code"] == "unsupported_parameter"
+    assert box.asked == []
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+async def test_part_that_is_not_text_is_refused(http: httpx.AsyncClient, kind: str) -> None:
+    parts = [{"type": "text", "text": "see"}, {"type": kind, kind: {}}]
+    response = await http.post(CHAT, json=asks(messages=[{"role": "user", "content": parts}]))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "messages[0].content[1]")
+    assert error["code"] == "unsupported_parameter"
+
+
+async def test_neutral_values_of_refused_parameters_pass(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    neutral = {
+        "tools": [], "tool_choice": "none", "functions": None, "logprobs": False, "n": 1,
+        "response_format": {"type": "text"}, "modalities": ["text"], "reasoning_effort": None,
+        "parallel_tool_calls": True, "top_logprobs": 0, "dry_multiplier": 0.0, "dry_base": 1.75,
+        "stop": None, "stream_options": None, "logit_bias": {}, "verbosity": "medium",
+    }  # fmt: skip
+    response = await http.post(CHAT, json=asks(**neutral))
+    assert response.status_code == 200, response.text
+    assert len(box.asked) == 1
+
+
+async def test_unknown_model_is_404(http: httpx.AsyncClient) -> None:
+    response = await http.post(CHAT, json=asks(model="nobody"))
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.QueueFull("64 wait", retry_after_s=7),
+        errors.ModelFailed("no such file"),
+        errors.ContextLengthExceeded("9 and 8", param="messages"),
+    ],
+)
+async def test_error_before_the_first_event_has_its_status(
+    http: httpx.AsyncClient, box: PlayedBox, error: errors.EdgedError, stream: bool
+) -> None:
+    box.scripts["guide"] = failing(error)
+    response = await http.post(CHAT, json=asks(stream=stream))
+    assert response.status_code == error.status
+    assert response.json() == {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+    assert response.headers.get("retry-after") == {429: "7", 503: "5"}.get(error.status)
+
+
+async def test_failed_event_before_started_has_its_status(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Failed(request.id, "context_length_exceeded", "12 of 8", "messages")
+
+    box.scripts["guide"] = script
+    response = await http.post(CHAT, json=asks(stream=True))
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_failure_in_a_stream_is_its_last_event(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Started(request.id, 3)
+        yield Delta(request.id, content="a")
+        await go_on.wait()
+        yield Failed(request.id, "worker_crashed", "the worker died")
+
+    box.scripts["guide"] = script
+    async with http.stream("POST", CHAT, json=asks(stream=True)) as response:
+        text = ""
+        async for piece in response.aiter_text():
+            text += piece
+            go_on.set()
+    assert response.status_code == 200
+    last = text.strip().split("\n\n")[-1]
+    assert msgspec.json.decode(last.removeprefix("data: "))["error"]["code"] == "worker_crashed"
+    assert "[DONE]" not in text
+
+
+async def test_fault_of_our_own_shows_no_internals(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Delta(request.id, content="x")
+        raise RuntimeError("secret")
+
+    box.scripts["guide"] = script
+    response = await http.post(CHAT, json=asks())
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "secret" not in response.text
+
+
+async def test_answer_without_an_end_is_an_error(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Started(request.id, 1)
+
+    box.scripts["guide"] = script
+    response = await http.post(CHAT, json=asks())
+    assert response.status_code == 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_client_that_leaves_closes_the_generation(
+    http: httpx.AsyncClient, box: PlayedBox, stream: bool
+) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Started(request.id, 3)
+        yield Delta(request.id, content="a")
+        await asyncio.Event().wait()
+
+    box.scripts["guide"] = script
+    task = asyncio.create_task(http.post(CHAT, json=asks(stream=stream)))
+    await eventually(lambda: box.open == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(60):
+        await box.closed.wait()
+    assert box.open == 0
+    await eventually(lambda: b'status="499"' in box.metrics.render(box.status()) or stream)
+
+
+async def test_silent_stream_opens_and_pings(
+    http: httpx.AsyncClient, box: PlayedBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PING_S", 0.05)
+    go_on = asyncio.Event()
+
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        await go_on.wait()
+        yield Started(request.id, 1)
+        yield Delta(request.id, content="late")
+        yield Finish(request.id, "stop")
+
+    box.scripts["guide"] = script
+    async with http.stream("POST", CHAT, json=asks(stream=True)) as response:
+        assert response.status_code == 200
+        text = ""
+        async for piece in response.aiter_text():
+            text += piece
+            if text.count(": ping\n\n") >= 2:
+                go_on.set()
+    assert text.startswith(": ping\n\n: ping\n\n")
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks(text)]
+    assert [delta.get("content") for delta in deltas] == ["", "late", None]
+
+
+async def test_flood_leaves_in_few_sends_and_complete(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Started(request.id, 1)
+        for i in range(20_000):
+            yield Delta(request.id, content=f"{i} ")
+        yield Finish(request.id, "length")
+
+    box.scripts["guide"] = script
+    response = await http.post(CHAT, json=asks(stream=True))
+    content = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks(response.text))
+    assert content == "".join(f"{i} " for i in range(20_000))
+
+
+async def test_many_streams_at_once_do_not_mix(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        assert isinstance(request.prompt, Messages)
+        name = request.prompt.messages[0]["content"]
+        yield Started(request.id, 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+            yield Delta(request.id, content=name)
+        yield Finish(request.id, "stop")
+
+    box.scripts["guide"] = script
+
+    async def one(name: str) -> str:
+        body = asks(stream=True, messages=[{"role": "user", "content": name}])
+        response = await http.post(CHAT, json=body)
+        return "".join(c["choices"][0]["delta"].get("content", "") for c in chunks(response.text))
+
+    names = [chr(ord("a") + i) for i in range(20)]
+    assert await asyncio.gather(*map(one, names)) == [name * 20 for name in names]
