@@ -1,0 +1,1 @@
+"""The child process: one model, one engine, one socket to the daemon."""

@@ -1,0 +1,431 @@
+"""The llama.cpp engine: asyncio on one side, one thread with the model on the other.
+
+The loop renders, tokenizes and hands out events. The engine thread owns runner, scheduler and
+every `_Generation`; it takes commands from a queue between two steps and posts the events of a
+step with a single call into the loop. The only things that cross otherwise are counters (written
+by the thread, read by the loop) and the runner's interrupt flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from edged import protocol
+from edged.errors import (
+    ContextLengthExceeded,
+    EdgedError,
+    InternalError,
+    InvalidRequest,
+    ShuttingDown,
+)
+from edged.log import get_logger
+from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Messages, Ready, Stats
+from edged.worker import output
+from edged.worker.engine import BadModelError
+from edged.worker.llamacpp.runner import Decoded, Runner
+from edged.worker.llamacpp.sampling import Sampler
+from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
+from edged.worker.llamacpp.sequence import Reason, Sequence
+from edged.worker.template import Template
+
+log = get_logger()
+
+
+@dataclass(eq=False, slots=True)
+class _Generation:
+    """One running request, as the engine thread sees it."""
+
+    id: int
+    sequence: Sequence
+    sampler: Sampler
+    output: output.Output
+    arrived_s: float
+    started_s: float = 0.0  # first step with it
+    first_token_s: float = 0.0
+    n_tokens: int = 0  # of the answer
+    n_reasoning: int = 0
+    n_unshown: int = 0  # tokens whose text is still held back
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What `stats` reports. Written by the engine thread only."""
+
+    progress: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Commands:
+    """The loop's wishes, taken between two steps."""
+
+    queue: queue.SimpleQueue[_Generation | int | None] = field(default_factory=queue.SimpleQueue)
+
+    def add(self, generation: _Generation) -> None:
+        self.queue.put(generation)
+
+    def abort(self, request_id: int) -> None:
+        self.queue.put(request_id)
+
+    def stop(self) -> None:
+        self.queue.put(None)
+
+
+def _leave_process() -> None:
+    """Leave a context beyond repair with the process; the daemon starts a new one."""
+    os._exit(protocol.EXIT_FAULT)
+
+
+class LlamaCppEngine:
+    """`Engine` for one GGUF file; see `worker/engine.py` for the contract."""
+
+    def __init__(self, on_fault: Callable[[], None] = _leave_process) -> None:
+        """`on_fault` is called in the engine thread when the context cannot be trusted any more."""
+        self._on_fault = on_fault
+        self._commands = _Commands()
+        self._counts = _Counts()
+        self._open: dict[int, asyncio.Queue[Event]] = {}  # by request id; the loop's
+        self._gone: set[int] = set()  # aborted, perhaps still in a step; the loop's
+        self._in_step: frozenset[int] = frozenset()  # the thread writes, the loop reads
+        self._generations: dict[Sequence, _Generation] = {}  # the thread's
+        self._by_id: dict[int, _Generation] = {}  # the thread's
+        self._preparers = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    # ── the loop's side ──
+
+    async def load(self, launch: Launch, progress: Callable[[float], None]) -> Ready:
+        """Load the file; see `Engine.load`."""
+        self._loop = loop = asyncio.get_running_loop()
+        started = time.monotonic()
+
+        def on_progress(fraction: float) -> bool:  # in the loading thread
+            if not self._closing:
+                loop.call_soon_threadsafe(progress, fraction)
+            return not self._closing
+
+        self._runner = runner = await loop.run_in_executor(
+            self._preparers, lambda: Runner(launch, output.SHOWN_TOKENS, on_progress)
+        )
+        self._context = min(launch.context, runner.cells)
+        if self._context < 2:  # noqa: PLR2004 - one token of prompt, one of answer
+            raise BadModelError(f"a context of {self._context} tokens holds no answer")
+        self._scheduler = Scheduler(
+            cells=runner.cells,
+            parallel=launch.parallel,
+            batch=runner.batch,
+            slots=runner.sequences,
+            cuttable=runner.facts.cuttable,
+        )
+        vocab = runner.vocab
+        self._template = Template(
+            runner.facts.chat_template,
+            bos=vocab.bos_text,
+            eos=vocab.eos_text,
+            chatml=vocab.has("<|im_start|>") and vocab.has("<|im_end|>"),
+        )
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        return Ready(
+            build=runner.facts.build,
+            context=self._context,
+            n_vocab=runner.facts.n_vocab,
+            architecture=runner.facts.architecture,
+            chat_template=self._template.usable,
+            threads=runner.threads,
+            load_s=round(time.monotonic() - started, 3),
+        )
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
+        """Yield the events of one generation; see `Engine.generate`."""
+        arrived = time.monotonic()
+        try:
+            if self._closing:
+                raise ShuttingDown("the model is being stopped; try again")
+            generation = await self._loop.run_in_executor(
+                self._preparers, self._prepare, request, arrived
+            )
+        except EdgedError as error:
+            yield Failed(request.id, error.code, error.message, error.param)
+            return
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        self._open[request.id] = events
+        over = False
+        try:
+            yield protocol.Started(request.id, generation.sequence.n_prompt)
+            if self._closing:
+                raise ShuttingDown("the model is being stopped; try again")
+            self._commands.add(generation)
+            while not over:
+                event = await events.get()
+                over = isinstance(event, Finish | Failed)
+                yield event
+        except EdgedError as error:
+            over = True
+            yield Failed(request.id, error.code, error.message, error.param)
+        finally:
+            del self._open[request.id]
+            if not over:
+                self._abort(request.id)
+
+    def _abort(self, request_id: int) -> None:
+        self._commands.abort(request_id)
+        self._gone.add(request_id)
+        in_step = self._in_step
+        self._gone &= in_step  # later steps cannot contain it
+        if in_step and in_step <= self._gone:
+            self._runner.interrupt()  # nobody wants this step any more
+
+    def stats(self) -> Stats:
+        """Return the counters of now."""
+        scheduler, counts = self._scheduler, self._counts
+        return Stats(
+            progress=counts.progress,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            cells_used=scheduler.cells.used,
+            cells=scheduler.cells.total,
+            prompt_tokens=counts.prompt_tokens,
+            cached_tokens=counts.cached_tokens,
+            completion_tokens=counts.completion_tokens,
+            step_ms=round(scheduler.pace.step_s * 1e3, 3),
+            preemptions=scheduler.preemptions,
+        )
+
+    async def close(self) -> None:
+        """Stop the thread, fail what is open, free the model."""
+        self._closing = True
+        if self._thread is not None:
+            self._commands.stop()
+            self._runner.interrupt()
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+            self._runner.close()
+        for request_id, events in self._open.items():
+            error = ShuttingDown("the model was stopped before the answer was complete")
+            events.put_nowait(Failed(request_id, error.code, error.message))
+        self._preparers.shutdown(wait=False, cancel_futures=True)
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            waiting = self._open.get(event.id)
+            if waiting is not None:
+                waiting.put_nowait(event)
+
+    # ── preparation: in a thread of the pool ──
+
+    def _prepare(self, request: Generate, arrived_s: float) -> _Generation:
+        """Turn a request into tokens and state; raises InvalidRequest and its kind."""
+        vocab = self._runner.vocab
+        opened: output.Marker | None = None
+        markers: tuple[output.Marker, ...] = ()
+        prompt = request.prompt
+        if isinstance(prompt, Messages):
+            text = self._template.render(prompt)
+            opened, markers = output.opened_by(text), output.MARKERS
+            # A template that writes BOS itself must not get a second one.
+            wrap = not (vocab.bos_text and text.startswith(vocab.bos_text))
+            tokens = self._tokenize(text, special=True, wrap=wrap)
+        elif isinstance(prompt, protocol.Text):
+            tokens = self._tokenize(prompt.text, special=False, wrap=True)
+        else:
+            tokens = list(prompt.tokens)
+            self._check_tokens(tokens, "prompt")
+        if not tokens:
+            if vocab.bos is None:
+                raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
+            tokens = [vocab.bos]
+        if len(tokens) >= self._context:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(tokens)} tokens, the context is {self._context} tokens, "
+                "prompt and answer together; shorten the prompt or raise `context` of this model",
+                param="messages" if isinstance(prompt, Messages) else "prompt",
+            )
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
+        self._check_tokens(list(request.sampling.logit_bias or ()), "logit_bias")
+        sampler = Sampler(
+            request.sampling, prompt=tokens, ends=vocab.ends, suppressed=vocab.suppressed
+        )
+        sequence = Sequence(
+            tokens, context=self._context, max_tokens=request.max_tokens, group=request.group
+        )
+        shown = output.Output(request.stop, markers=markers, opened=opened)
+        return _Generation(request.id, sequence, sampler, shown, arrived_s)
+
+    def _tokenize(self, text: str, *, special: bool, wrap: bool) -> list[int]:
+        try:
+            return self._runner.vocab.tokenize(text, special=special, wrap=wrap)
+        except ValueError as error:
+            raise InvalidRequest(str(error), param="prompt") from error
+
+    def _check_tokens(self, tokens: list[int], param: str) -> None:
+        n_vocab = self._runner.vocab.n_tokens
+        wrong = next((t for t in tokens if not 0 <= t < n_vocab), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"token {wrong} is outside the vocabulary of this model (0 to {n_vocab - 1})",
+                param=param,
+            )
+
+    # ── the engine thread ──
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                batch = self._scheduler.schedule()
+                for operation in batch.operations:
+                    if isinstance(operation, Share):
+                        self._runner.share(operation.source, operation.target, operation.n)
+                    else:
+                        self._runner.cut(operation.slot, operation.start)
+                if batch.chunks:
+                    self._step(batch)
+        except BaseException as error:
+            # The thread is the only owner of the context: without it the worker is of no use.
+            log.exception("engine.fault", error=f"{type(error).__name__}: {error}")
+            self._on_fault()
+            raise
+
+    def _take_commands(self) -> bool:
+        """Take all commands, waiting for one if there is nothing else to do; False to stop."""
+        commands = self._commands.queue
+        while True:
+            try:
+                command = commands.get(block=self._scheduler.idle)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            if isinstance(command, _Generation):
+                self._by_id[command.id] = self._generations[command.sequence] = command
+                self._scheduler.add(command.sequence)
+            elif (generation := self._by_id.get(command)) is not None:
+                self._remove(generation)
+
+    def _remove(self, generation: _Generation) -> None:
+        self._scheduler.finish(generation.sequence)
+        del self._generations[generation.sequence]
+        del self._by_id[generation.id]
+
+    def _step(self, batch: Batch) -> None:
+        generations = [self._generations[chunk.sequence] for chunk in batch.chunks]
+        self._runner.resume()
+        self._in_step = frozenset(generation.id for generation in generations)
+        started = time.monotonic()
+        outcome = self._runner.decode(
+            [
+                (chunk.sequence.slot or 0, chunk.start, self._tokens_of(chunk), chunk.last)
+                for chunk in batch.chunks
+            ]
+        )
+        self._in_step = frozenset()
+        self._counts.progress += 1
+        if outcome is Decoded.INTERRUPTED:
+            self._scheduler.interrupted(batch)
+            return
+        if outcome is Decoded.NO_ROOM:
+            self._give_up(self._scheduler.no_room(batch))
+            return
+        events = self._update(batch, generations, started)
+        if events:
+            self._post(events)
+
+    @staticmethod
+    def _tokens_of(chunk: Chunk) -> list[int]:
+        return chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
+
+    def _update(
+        self, batch: Batch, generations: list[_Generation], started_s: float
+    ) -> list[Event]:
+        """Sample where logits are due and return the events of this step."""
+        now = time.monotonic()
+        self._scheduler.computed(batch, now - started_s)
+        rows = self._runner.rows() if any(chunk.last for chunk in batch.chunks) else None
+        events: list[Event] = []
+        row = 0
+        for chunk, generation in zip(batch.chunks, generations, strict=True):
+            if not generation.started_s:
+                generation.started_s = started_s
+                self._counts.cached_tokens += generation.sequence.n_cached or 0
+            if not chunk.last:
+                self._counts.prompt_tokens += chunk.n
+                continue
+            if not generation.first_token_s:
+                generation.first_token_s = now
+                self._counts.prompt_tokens += chunk.n
+            assert rows is not None
+            token = generation.sampler.sample(rows[row])
+            row += 1
+            self._advance(generation, token, events)
+        return events
+
+    def _advance(self, generation: _Generation, token: int, events: list[Event]) -> None:
+        sequence, shown = generation.sequence, generation.output
+        reason = sequence.append(token, self._runner.vocab.ends)
+        self._counts.completion_tokens += 1
+        generation.n_tokens += 1
+        generation.n_unshown += 1
+        generation.n_reasoning += shown.reasoning
+        piece = output.NOTHING if reason == "stop" else shown.feed(self._runner.vocab.piece(token))
+        if piece.stopped:
+            reason = "stop"
+        if piece.content or piece.reasoning:
+            events.append(self._delta(generation, piece))
+        if reason is not None:
+            self._finish(generation, reason, events)
+
+    @staticmethod
+    def _delta(generation: _Generation, piece: output.Piece) -> Delta:
+        n, generation.n_unshown = generation.n_unshown, 0
+        return Delta(generation.id, piece.content, piece.reasoning, n)
+
+    def _finish(self, generation: _Generation, reason: Reason, events: list[Event]) -> None:
+        rest = generation.output.finish()
+        if rest.content or rest.reasoning:
+            events.append(self._delta(generation, rest))
+        if rest.stopped:
+            reason = "stop"
+        now = time.monotonic()
+        sequence = generation.sequence
+        usage = protocol.Usage(
+            prompt_tokens=sequence.n_prompt,
+            completion_tokens=generation.n_tokens,
+            cached_tokens=sequence.n_cached or 0,
+            reasoning_tokens=generation.n_reasoning,
+        )
+        timings = protocol.Timings(
+            queue_ms=_ms(generation.started_s - generation.arrived_s),
+            prefill_ms=_ms(generation.first_token_s - generation.started_s),
+            decode_ms=_ms(now - generation.first_token_s),
+        )
+        events.append(Finish(generation.id, reason, usage, timings))
+        self._remove(generation)
+
+    def _give_up(self, sequence: Sequence | None) -> None:
+        if sequence is None:
+            return
+        generation = self._generations[sequence]
+        error = InternalError(
+            "the engine found no memory cell for this request; lower `parallel` or raise `context`"
+        )
+        self._remove(generation)
+        self._post([Failed(generation.id, error.code, error.message)])
+
+    def _post(self, events: list[Event]) -> None:
+        if not self._closing:  # afterwards the loop may be gone
+            self._loop.call_soon_threadsafe(self._deliver, events)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

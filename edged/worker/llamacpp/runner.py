@@ -1,0 +1,426 @@
+"""Everything that calls llama.cpp: the only module of the engine that touches native memory.
+
+Rules that cost a crash when broken (all of them learned the hard way):
+* a ctypes callback handed to llama.cpp lives as long as the process;
+* positions, sequence ids and output flags of a batch are filled by hand;
+* the return code of `llama_decode` decides what is left in memory (`Decoded`).
+
+`Vocab` may be used from any thread (llama.cpp's vocabulary is read-only); `Runner` belongs to the
+engine thread once it is loaded, except for `interrupt`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from edged.protocol import Launch
+from edged.worker.engine import BadModelError, EngineMissingError
+
+Row = npt.NDArray[np.float32]
+
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+
+_LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 3, 4, 5  # ggml_log_level
+_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+# llama.cpp takes the pool of all sequences for the context of one.
+_POOL_IS_NO_CONTEXT = "possible training context overflow"
+_MEMORY_WORDS = ("failed to allocate", "unable to allocate", "out of memory", "cannot allocate")
+
+
+class Decoded(enum.Enum):
+    """What became of a batch. Except for DONE, none of its tokens may be counted as computed."""
+
+    DONE = 0
+    NO_ROOM = 1  # memory is as it was before
+    INTERRUPTED = 2  # parts of the batch may remain in memory: cut or clear its sequences
+
+
+class DecodeError(RuntimeError):
+    """A decode that leaves the context in an unknown state: the process must go."""
+
+
+class Facts(Struct, frozen=True):
+    """What the model file says about itself."""
+
+    architecture: str
+    n_vocab: int
+    n_ctx_train: int
+    n_params: int
+    chat_template: str | None
+    cuttable: bool  # a sequence may be cut or shared at any position
+    build: str
+
+
+# ── the library and its log ──
+
+
+class _Log:
+    """Receives llama.cpp's log for the life of the process: keeps a tail, prints what matters."""
+
+    def __init__(self) -> None:
+        self.tail: deque[str] = deque(maxlen=12)
+        self.quiet = False  # while an interrupt is on: the complaints are the wanted effect
+        self._printed = _LEVEL_DEBUG if os.environ.get("EDGED_LOG") == "debug" else _LEVEL_WARN
+        self._shown = False
+        self.callback: Any = None
+
+    def receive(self, level: int, text: bytes, _user_data: Any) -> None:
+        line = text.decode("utf-8", "replace")
+        if _POOL_IS_NO_CONTEXT in line:
+            return
+        continued = level == _LEVEL_CONTINUED
+        if not continued:
+            debug = self._printed == _LEVEL_DEBUG
+            self._shown = not self.quiet and (debug or level in (_LEVEL_WARN, _LEVEL_ERROR))
+            if level in (_LEVEL_WARN, _LEVEL_ERROR):
+                self.tail.append(line.strip())
+        if self._shown:
+            sys.stderr.write(line)
+            if line.endswith("\n"):
+                sys.stderr.flush()
+
+
+_LOG = _Log()  # module level: llama.cpp holds a raw pointer to its callback
+
+
+def _open_library() -> Any:
+    """Import llama-cpp-python's bindings and make them ready; raises EngineMissingError."""
+    try:
+        lib: Any = importlib.import_module("llama_cpp.llama_cpp")
+        ggml: Any = importlib.import_module("llama_cpp._ggml").libggml
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineMissingError(
+            f"the llama.cpp engine is not installed here ({error}); "
+            'install it with: pip install "llama-cpp-python>=0.3.36,<0.4"'
+        ) from error
+    if _LOG.callback is None:
+        _LOG.callback = lib.llama_log_callback(_LOG.receive)
+        lib.llama_log_set(_LOG.callback, None)
+        if ggml.ggml_backend_dev_count() == 0:  # a build whose backends are modules
+            folder = Path(lib.__file__).parent / "lib"
+            ggml.ggml_backend_load_all_from_path(ctypes.c_char_p(os.fsencode(folder)))
+        lib.llama_backend_init()
+    return lib
+
+
+# ── vocabulary ──
+
+
+class Vocab:
+    """Text to tokens and back. Safe from any thread."""
+
+    def __init__(self, lib: Any, model: Any, shown: frozenset[str]) -> None:
+        """`shown`: control tokens (by their text) that appear in the output nevertheless."""
+        self._lib = lib
+        self._vocab = lib.llama_model_get_vocab(model)
+        self.n_tokens: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        self.bos: int | None = self._special(lib.llama_vocab_bos)
+        self.eos: int | None = self._special(lib.llama_vocab_eos)
+        self.bos_text = self.text(self.bos)
+        self.eos_text = self.text(self.eos)
+        every = range(self.n_tokens)
+        self.ends = frozenset(t for t in every if lib.llama_vocab_is_eog(self._vocab, t))
+        control = (t for t in every if lib.llama_vocab_is_control(self._vocab, t))
+        self._shown = frozenset(t for t in control if self.text(t) in shown)
+        self._pieces: list[bytes | None] = [None] * self.n_tokens
+        n_suppressed = ctypes.c_int32(0)
+        suppressed = lib.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(n_suppressed))
+        self.suppressed = tuple(int(suppressed[i]) for i in range(n_suppressed.value))
+
+    def _special(self, getter: Any) -> int | None:
+        token = int(getter(self._vocab))
+        return token if 0 <= token < self.n_tokens else None
+
+    def text(self, token: int | None) -> str:
+        """Return the vocabulary's own spelling of a (special) token; empty for None."""
+        if token is None:
+            return ""
+        spelling: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
+        return spelling.decode("utf-8", "replace")
+
+    def has(self, text: str) -> bool:
+        """Tell whether `text` is a single special token of this vocabulary."""
+        return len(self.tokenize(text, special=True, wrap=False)) == 1
+
+    def tokenize(self, text: str, *, special: bool, wrap: bool) -> list[int]:
+        """Return the tokens of `text`.
+
+        `special`: spell control tokens out of the text; `wrap`: add BOS and the like, where the
+        model wants them. Raises ValueError when the vocabulary cannot tokenize at all.
+        """
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 16  # a token stands for a byte at least; wrapping adds a few
+        out = (ctypes.c_int32 * room)()
+        n = self._lib.llama_tokenize(self._vocab, data, len(data), out, room, wrap, special)
+        if n < 0:  # it tells how many it needs
+            room = -n
+            out = (ctypes.c_int32 * room)()
+            n = self._lib.llama_tokenize(self._vocab, data, len(data), out, room, wrap, special)
+        if n < 0:
+            raise ValueError("the model's vocabulary cannot tokenize this text")
+        return out[:n]
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that `token` adds to the output; empty for most control tokens."""
+        known = self._pieces[token]
+        if known is None:
+            known = self._pieces[token] = self._spell(token)
+        return known
+
+    def _spell(self, token: int) -> bytes:
+        special = token in self._shown
+        room = 64
+        while True:
+            out = ctypes.create_string_buffer(room)
+            n = self._lib.llama_token_to_piece(self._vocab, token, out, room, 0, special)
+            if n >= 0:
+                return out.raw[:n]
+            room = -n
+
+
+# ── model and context ──
+
+
+class Runner:
+    """One model with one context: fills batches, decodes, shows logits, moves cells.
+
+    The constructor loads the file and takes seconds to minutes; `progress` is called in its thread
+    with 0…1 and answers False to give up. Raises BadModelError, EngineMissingError, or
+    MemoryError and RuntimeError for faults that may pass.
+    """
+
+    def __init__(
+        self, launch: Launch, shown: frozenset[str], progress: Callable[[float], bool]
+    ) -> None:
+        settings = launch.llamacpp
+        if settings is None:
+            raise BadModelError("the launch carries no llama.cpp settings")
+        self._lib = lib = _open_library()
+        self._settings = settings
+        _LOG.tail.clear()
+        self._model = self._load_model(Path(launch.path), settings.gpu_layers, progress)
+        self.vocab = Vocab(lib, self._model, shown)
+        self.batch = min(max(settings.batch, launch.parallel), launch.pool)
+        stateful = bool(
+            lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        )
+        # Every extra sequence of a recurrent model costs a whole state; of others, nothing.
+        spare = 2 if stateful else max(8, launch.parallel)
+        self.sequences = min(launch.parallel + spare, _MAX_SEQUENCES)
+        self._interrupt = ctypes.create_string_buffer(2)
+        self._context = self._open_context(launch)
+        self._memory = lib.llama_get_memory(self._context)
+        self.threads = settings.threads
+        self._threads = (settings.threads, settings.threads_batch)
+        self._make_batch()
+        self._views: dict[int, npt.NDArray[np.float32]] = {}
+        self.cells = min(launch.pool, int(lib.llama_n_ctx(self._context)))
+        self.facts = self._read_facts(self._warm_up() and not stateful)
+
+    def _load_model(self, path: Path, gpu_layers: int, progress: Callable[[float], bool]) -> Any:
+        lib = self._lib
+        if path.is_dir():
+            raise BadModelError(f"{path} is a folder; name the GGUF file inside it")
+        if not path.is_file():
+            raise BadModelError(f"{path} does not exist or is not a file")
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        if b"AMX_INT8 = 1" in lib.llama_print_system_info():
+            # GCC 12 drops the stores behind `_tile_loadconfig`, so a native build on a machine
+            # with AMX crashes in its first matrix product. Builds without AMX keep the fast path.
+            params.use_extra_bufts = False
+        self._progress = lib.llama_progress_callback(lambda fraction, _data: progress(fraction))
+        params.progress_callback = self._progress
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not model:
+            raise _load_error(f"llama.cpp cannot load {path}")
+        if lib.llama_model_has_encoder(model):
+            raise BadModelError(f"{path} is an encoder-decoder model, which edged does not run")
+        return model
+
+    def _open_context(self, launch: Launch) -> Any:
+        lib, settings = self._lib, self._settings
+        kv_type = KV_TYPES.get(settings.kv_type)
+        if kv_type is None:
+            known = ", ".join(KV_TYPES)
+            raise BadModelError(f"kv_type {settings.kv_type!r} is unknown; one of {known}")
+        params = lib.llama_context_default_params()
+        params.n_ctx = launch.pool
+        params.n_batch = params.n_ubatch = self.batch  # one ubatch a decode
+        params.n_seq_max = params.n_outputs_max = self.sequences
+        params.n_threads, params.n_threads_batch = settings.threads, settings.threads_batch
+        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
+        params.type_k = params.type_v = kv_type
+        params.kv_unified = True
+        params.no_perf = True
+        # Called by ggml's threads before every node. A Python callback would fight for the GIL
+        # there, so the callback is libc's strlen on a two-byte buffer: 0 goes on, 1 stops.
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        params.abort_callback = lib.ggml_abort_callback(strlen)
+        params.abort_callback_data = ctypes.addressof(self._interrupt)
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise _load_error(f"llama.cpp cannot make a context of {launch.pool} cells")
+        return context
+
+    def _make_batch(self) -> None:
+        n = self.batch
+        self._tokens = np.zeros(n, np.int32)
+        self._positions = np.zeros(n, np.int32)
+        self._owners = np.zeros(n, np.int32)
+        self._outputs = np.zeros(n, np.int8)
+        self._ones = np.ones(n, np.int32)
+        start = self._owners.ctypes.data
+        self._owner_pointers = np.arange(start, start + 4 * n, 4, dtype=np.uint64)
+        raw = self._lib.llama_batch()
+        for field, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._ones),
+            ("seq_id", self._owner_pointers),
+            ("logits", self._outputs),
+        ):
+            pointer = type(getattr(raw, field))
+            setattr(raw, field, ctypes.cast(array.ctypes.data, pointer))
+        self._raw = raw
+
+    def _warm_up(self) -> bool:
+        """Decode once, so that the first request finds touched pages; tell if cutting works."""
+        token = self.vocab.bos if self.vocab.bos is not None else self.vocab.eos or 0
+        n = min(4, self.batch, self.cells)
+        if self.decode([(0, 0, [token] * n, True)]) is not Decoded.DONE:
+            raise RuntimeError("the first decode found no room; raise context or parallel")
+        if not self._lib.llama_get_logits(self._context):
+            raise BadModelError("this model gives no logits: it embeds text and cannot write any")
+        cuttable = bool(self._lib.llama_memory_seq_rm(self._memory, 0, n - 1, -1))
+        self._lib.llama_memory_clear(self._memory, True)
+        return cuttable and self._lib.llama_model_n_swa(self._model) == 0
+
+    def _read_facts(self, cuttable: bool) -> Facts:
+        lib, model = self._lib, self._model
+        template = lib.llama_model_chat_template(model, None)
+        return Facts(
+            architecture=self.metadata("general.architecture") or "unknown",
+            n_vocab=self.vocab.n_tokens,
+            n_ctx_train=lib.llama_model_n_ctx_train(model),
+            n_params=lib.llama_model_n_params(model),
+            chat_template=template.decode("utf-8", "replace") if template else None,
+            cuttable=cuttable,
+            build=f"llama.cpp-{importlib.metadata.version('llama-cpp-python')}",
+        )
+
+    def metadata(self, key: str) -> str | None:
+        """Return a metadata value of the file as text."""
+        out = ctypes.create_string_buffer(1024)
+        n = self._lib.llama_model_meta_val_str(self._model, key.encode(), out, len(out))
+        return out.value.decode("utf-8", "replace") if n >= 0 else None
+
+    # ── a step ──
+
+    def decode(self, chunks: Sequence[tuple[int, int, list[int], bool]]) -> Decoded:
+        """Run one batch of chunks (sequence, first position, tokens, logits of the last token).
+
+        At most `batch` tokens in all, positions of a sequence without gaps. Raises DecodeError
+        when the context is beyond repair.
+        """
+        n = 0
+        alone = True
+        for owner, position, tokens, wanted in chunks:
+            end = n + len(tokens)
+            self._tokens[n:end] = tokens
+            self._positions[n:end] = self._range(position, len(tokens))
+            self._owners[n:end] = owner
+            self._outputs[n:end] = 0
+            if wanted:
+                self._outputs[end - 1] = 1
+            alone = alone and len(tokens) == 1
+            n = end
+        self._raw.n_tokens = n
+        self._set_threads(decoding=alone)
+        code: int = self._lib.llama_decode(self._context, self._raw)
+        if code == Decoded.INTERRUPTED.value:
+            self.resume()
+        if code in (0, 1, 2):
+            return Decoded(code)
+        raise DecodeError(f"llama_decode returned {code}: {' / '.join(_LOG.tail)}")
+
+    @staticmethod
+    def _range(start: int, n: int) -> npt.NDArray[np.int32] | int:
+        return start if n == 1 else np.arange(start, start + n, dtype=np.int32)
+
+    def _set_threads(self, *, decoding: bool) -> None:
+        # llama.cpp takes the batch threads as soon as a batch has two tokens, so that eight
+        # streams would decode with the threads meant for prefill.
+        decode, prefill = self._settings.threads, self._settings.threads_batch
+        wanted = (decode, decode if decoding else prefill)
+        if wanted != self._threads:
+            self._lib.llama_set_n_threads(self._context, *wanted)
+            self._threads = wanted
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        """Return the logits of the last decode: a row for each chunk that wanted them, in order.
+
+        A writable view of llama.cpp's own buffer, valid until the next decode.
+        """
+        pointer = self._lib.llama_get_logits(self._context)
+        address = ctypes.addressof(pointer.contents)
+        view = self._views.get(address)
+        if view is None:
+            self._views.clear()  # the buffer moved
+            shape = (self.sequences, self.vocab.n_tokens)
+            view = self._views[address] = np.ctypeslib.as_array(pointer, shape=shape)
+        return view
+
+    def interrupt(self) -> None:
+        """Make the running decode return INTERRUPTED at its next node. From any thread."""
+        _LOG.quiet = True
+        self._interrupt[0] = b"\x01"
+
+    def resume(self) -> None:
+        """Take the interrupt back."""
+        self._interrupt[0] = b"\x00"
+        _LOG.quiet = False
+
+    # ── cells ──
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Let sequence `target` use the first `n` positions of `source`; no data moves."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
+
+    def cut(self, sequence: int, start: int) -> None:
+        """Remove the positions from `start` on; 0 clears the sequence."""
+        if not self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1):
+            raise DecodeError(f"sequence {sequence} cannot be cut at {start}")
+
+    def last_position(self, sequence: int) -> int:
+        """Return the largest position in memory, or -1."""
+        return int(self._lib.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def close(self) -> None:
+        """Free context and model; nothing may be called afterwards."""
+        self._views.clear()
+        self._lib.llama_free(self._context)
+        self._lib.llama_model_free(self._model)
+
+
+def _load_error(what: str) -> Exception:
+    reason = " / ".join(_LOG.tail) or "it gave no reason"
+    message = f"{what}: {reason}"
+    if any(word in reason.lower() for word in _MEMORY_WORDS):
+        return MemoryError(message)
+    return BadModelError(message)

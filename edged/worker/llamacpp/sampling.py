@@ -1,0 +1,176 @@
+"""From a row of logits to a token: llama.cpp's sampler chain in numpy, without its full copies.
+
+Order as in llama.cpp: bias, penalties, then (unless greedy) top_k, typical_p, top_p, min_p,
+temperature, draw. The repeat penalty looks at the last 64 tokens of prompt and answer, as
+llama.cpp does; presence and frequency look at the answer only, as OpenAI defines them.
+
+The row is llama.cpp's own buffer and is changed in place; nobody reads it afterwards. Whatever
+narrows the choice first finds a superset cheaply (block maxima, a probability floor), so that no
+sort ever runs over a vocabulary of 150,000.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.protocol import DEFAULTS, Sampling
+
+Row = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+_REPEAT_WINDOW = 64
+_BLOCK = 256
+
+
+class Sampler:
+    """The choice of one generation; remembers its random state and its history."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        prompt: list[int],
+        ends: Iterable[int] = (),
+        suppressed: Iterable[int] = (),
+    ) -> None:
+        """Take `ends`, the tokens banned by ignore_eos, and `suppressed`, those never wanted."""
+        said = sampling.over(DEFAULTS)
+        self._temperature = said.temperature or 0.0
+        self._top_p = 1.0 if said.top_p is None else said.top_p
+        self._top_k = said.top_k or 0
+        self._min_p = said.min_p or 0.0
+        self._typical_p = 1.0 if said.typical_p is None else said.typical_p
+        self._repeat = 1.0 if said.repeat_penalty is None else said.repeat_penalty
+        self._presence = said.presence_penalty or 0.0
+        self._frequency = said.frequency_penalty or 0.0
+        self._random = random.Random(said.seed)  # noqa: S311 - dice, not secrets
+        banned = {*suppressed, *(ends if said.ignore_eos else ())}
+        bias = dict(said.logit_bias or {}) | dict.fromkeys(banned, -np.inf)
+        self._bias_ids = np.fromiter(bias.keys(), np.int64, len(bias))
+        self._bias = np.fromiter(bias.values(), np.float32, len(bias))
+        self._recent: deque[int] = deque(prompt[-_REPEAT_WINDOW:], maxlen=_REPEAT_WINDOW)
+        self._answer: Counter[int] = Counter()
+
+    @property
+    def greedy(self) -> bool:
+        """The likeliest token always."""
+        return self._temperature <= 0.0 or self._top_k == 1
+
+    def sample(self, row: Row) -> int:
+        """Choose the next token; changes `row`."""
+        self._adjust(row)
+        token = int(row.argmax()) if self.greedy else self._draw(row)
+        if self._repeat != 1.0:
+            self._recent.append(token)
+        if self._presence or self._frequency:
+            self._answer[token] += 1
+        return token
+
+    def _adjust(self, row: Row) -> None:
+        if len(self._bias):
+            row[self._bias_ids] += self._bias
+        if self._repeat != 1.0 and self._recent:
+            ids = np.fromiter(set(self._recent), np.int64)
+            seen = row[ids]
+            row[ids] = np.where(seen > 0, seen / self._repeat, seen * self._repeat)
+        if self._answer:
+            n = len(self._answer)
+            ids = np.fromiter(self._answer.keys(), np.int64, n)
+            counts = np.fromiter(self._answer.values(), np.float32, n)
+            row[ids] -= counts * np.float32(self._frequency) + np.float32(self._presence)
+
+    def _draw(self, row: Row) -> int:
+        ids, logits = self._narrow(row)
+        weights = np.exp((logits - logits.max()) / np.float32(self._temperature))
+        at = _pick(weights, self._random.random())
+        return at if ids is None else int(ids[at])
+
+    def _narrow(self, row: Row) -> tuple[Ids | None, Row]:
+        """Return the tokens still in the game (None: all) and their logits."""
+        ids: Ids | None = None
+        logits = row
+        if 0 < self._top_k < len(row):
+            ids = _largest(row, self._top_k)
+            logits = row[ids]
+        if self._typical_p < 1.0:
+            kept = _typical(logits, self._typical_p)
+            ids, logits = _take(ids, logits, kept)
+        if self._top_p < 1.0:
+            kept = _nucleus(logits, self._top_p)
+            ids, logits = _take(ids, logits, kept)
+        if self._min_p > 0.0:
+            floor = logits.max() + np.log(np.float32(self._min_p))
+            ids, logits = _take(ids, logits, np.flatnonzero(logits >= floor))
+        return ids, logits
+
+
+def _take(ids: Ids | None, logits: Row, kept: Ids) -> tuple[Ids, Row]:
+    return (kept if ids is None else ids[kept]), logits[kept]
+
+
+def _pick(weights: Row, dice: float) -> int:
+    """Return an index with the chance of its weight; `dice` in [0, 1).
+
+    Sums whole blocks first: a running sum over a vocabulary costs more than its exponentials.
+    """
+    n_whole = len(weights) // _BLOCK * _BLOCK
+    sums = weights[:n_whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    tail = weights[n_whole:].sum(dtype=np.float64)
+    borders = np.cumsum(np.append(sums, tail))
+    point = dice * borders[-1]
+    block = int(np.searchsorted(borders, point, side="right"))
+    start = block * _BLOCK
+    before = borders[block - 1] if block else 0.0
+    inner = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
+    at = start + int(np.searchsorted(inner, point - before, side="right"))
+    if at < len(weights) and weights[at] > 0:
+        return at
+    return int(weights.argmax())  # rounding put the point behind the last weight
+
+
+def _largest(row: Row, k: int) -> Ids:
+    """Return the indices of the `k` largest values, largest first."""
+    n_blocks = len(row) // _BLOCK
+    candidates: Ids
+    if n_blocks > k:
+        # The k-th largest block maximum is a floor below which no value can be among the k.
+        maxima = row[: n_blocks * _BLOCK].reshape(n_blocks, _BLOCK).max(axis=1)
+        floor = np.partition(maxima, n_blocks - k)[n_blocks - k]
+        candidates = np.flatnonzero(row >= floor)
+    else:
+        candidates = np.argpartition(row, len(row) - k)[len(row) - k :]
+    order = np.argsort(-row[candidates], kind="stable")[:k]
+    return candidates[order]
+
+
+def _nucleus(logits: Row, top_p: float) -> Ids:
+    """Return the smallest set of the likeliest whose probabilities reach `top_p`; at least one."""
+    weights = np.exp(logits - logits.max())
+    total = float(weights.sum(dtype=np.float64))
+    # Everything below this floor together weighs less than 1 - top_p: outside the nucleus.
+    floor = (1.0 - top_p) * total / len(weights)
+    candidates = np.flatnonzero(weights >= floor)
+    order = np.argsort(-weights[candidates], kind="stable")
+    reached = np.cumsum(weights[candidates][order], dtype=np.float64)
+    n = int(np.searchsorted(reached, top_p * total)) + 1
+    return candidates[order[:n]]
+
+
+def _typical(logits: Row, typical_p: float) -> Ids:
+    """Return those whose surprise is closest to the expected one, up to `typical_p` in all."""
+    shifted = (logits - logits.max()).astype(np.float64)
+    weights = np.exp(shifted)
+    total = weights.sum()
+    shares = weights / total
+    surprise = np.log(total) - shifted
+    # A banned token has share 0 and endless surprise; it must not turn the mean into NaN.
+    possible = np.flatnonzero(shares > 0)
+    expected = float((shares[possible] * surprise[possible]).sum())
+    order = possible[np.argsort(np.abs(surprise[possible] - expected), kind="stable")]
+    n = int(np.searchsorted(np.cumsum(shares[order]), typical_p)) + 1
+    return order[:n]

@@ -1,0 +1,405 @@
+"""Who computes what in the next step, and which cells it may use.
+
+Pure: no native call, no clock, no thread. The engine thread calls `schedule`, carries out the
+operations and the batch, and reports with `computed`, `no_room` or `interrupted`. Invariants, held
+by the property tests:
+
+* every used cell belongs to a running sequence or to a resident one;
+* every admitted sequence ends once, through `finish` or `abort`, and its tokens never change order;
+* the oldest running sequence makes progress in every step: nothing can deadlock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from edged.worker.llamacpp.cells import Cells
+from edged.worker.llamacpp.pace import Pace
+from edged.worker.llamacpp.prefixes import Prefixes
+from edged.worker.llamacpp.sequence import Sequence
+
+_WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
+_PATIENCE = 8  # steps without budget after which a long prefill goes before shorter ones
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Let slot `target` use the first `n` positions of slot `source`."""
+
+    source: int
+    target: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Remove the positions of slot `slot` from `start` on; 0 clears it."""
+
+    slot: int
+    start: int = 0
+
+
+@dataclass(slots=True)
+class Chunk:
+    """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due."""
+
+    sequence: Sequence
+    start: int
+    n: int
+    last: bool
+
+
+@dataclass(slots=True)
+class Batch:
+    """One step: the operations first, then one decode of the chunks."""
+
+    operations: list[Share | Cut] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+
+
+class Scheduler:
+    """Sequences, slots and cells of one context. One owner: the engine thread."""
+
+    def __init__(
+        self, *, cells: int, parallel: int, batch: int, slots: int, cuttable: bool = True
+    ) -> None:
+        """`slots`: sequence ids of the context; above `parallel`, so that residents may stay.
+
+        `cuttable`: memory may be shared up to any position. Otherwise (recurrent, hybrid, sliding
+        window) a resident is only ever continued from its very end.
+        """
+        assert slots > parallel
+        self.cells = Cells(cells)
+        self.pace = Pace()
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in order of arrival
+        self.residents: list[Sequence] = []
+        self.preemptions = 0
+        self._parallel = parallel
+        self._batch = batch
+        self._limit = batch  # halved while llama.cpp finds no room for what the books allow
+        self._cuttable = cuttable
+        self._free_slots = list(range(slots - 1, -1, -1))
+        self._prefixes: Prefixes[Sequence] = Prefixes()
+        self._operations: list[Share | Cut] = []
+        self._clock = 0
+        self._arrivals = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to compute and nothing to give back."""
+        return not (self.waiting or self.running or self._operations)
+
+    # ── what comes in and goes out ──
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence; it is admitted in order of arrival."""
+        assert sequence.context <= self.cells.total
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence off that has ended or is not wanted any more; its prefix may stay."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            return
+        self.running.remove(sequence)
+        self._dismiss_followers(sequence)
+        sequence.donor = None
+        del sequence.tokens[sequence.n_computed :]
+        if sequence.n_computed == 0 or self._known(sequence):
+            self._drop(sequence)
+            return
+        self.cells.rest(sequence.cells)
+        self._touch(sequence)
+        self.residents.append(sequence)
+        self._prefixes.put(sequence, sequence.group, sequence.tokens)
+        for other in self._contained_in(sequence):
+            self._evict(other)
+
+    def _known(self, sequence: Sequence) -> bool:
+        """Tell whether a resident already holds all that this sequence has computed."""
+        for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
+            if length < sequence.n_computed:
+                continue
+            for holder in holders:
+                if holder in self.residents and (
+                    self._cuttable or len(holder.tokens) == sequence.n_computed
+                ):
+                    self._touch(holder)
+                    return True
+        return False
+
+    def _contained_in(self, sequence: Sequence) -> list[Sequence]:
+        """Return the residents whose tokens all stand at the beginning of this one's."""
+        found: list[Sequence] = []
+        if not self._cuttable:  # each one is a state of its own, of use at its own end only
+            return found
+        for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
+            found += [h for h in holders if h is not sequence and len(h.tokens) == length]
+        return [h for h in found if h in self.residents]
+
+    # ── the step ──
+
+    def schedule(self) -> Batch:
+        """Return the next step; without chunks there is nothing to decode (operations may be)."""
+        self._clock += 1
+        self._admit()
+        self._lend()
+        batch = Batch()
+        self._plan_decodes(batch)
+        self._plan_prefills(batch)
+        if not batch.chunks and self.running:
+            # Prefills block each other: the youngest gives way until the oldest can go on.
+            while not batch.chunks:
+                if len(self.running) > 1:
+                    self._preempt(self.running[-1])
+                self._lend()
+                self._plan_decodes(batch)
+                self._plan_prefills(batch)
+        batch.operations, self._operations = self._operations, []
+        return batch
+
+    def _plan_decodes(self, batch: Batch) -> None:
+        decoding = [s for s in self.running if s.decoding and s.donor is None]
+        while decoding and not self._make_room(len(decoding)):
+            self._preempt(self.running[-1])
+            decoding = [s for s in decoding if s.slot is not None]
+        for sequence in decoding[: self._limit]:
+            self._add_chunk(batch, sequence, 1)
+
+    def _plan_prefills(self, batch: Batch) -> None:
+        budget = self._limit - len(batch.chunks)
+        if batch.chunks:
+            budget = min(budget, self.pace.prompt_tokens())
+        prefilling = [s for s in self.running if not s.decoding and s.donor is None]
+        prefilling.sort(key=lambda s: (s.passed_over < _PATIENCE, s.pending))
+        for sequence in prefilling:
+            n = min(sequence.pending, budget)
+            if n > 0 and not self._make_room(n):
+                n = min(n, self.cells.free)
+            if n <= 0:
+                sequence.passed_over += 1
+                continue
+            sequence.passed_over = 0
+            self._add_chunk(batch, sequence, n)
+            budget -= n
+
+    def _add_chunk(self, batch: Batch, sequence: Sequence, n: int) -> None:
+        sequence.cells += self.cells.take(n)
+        start = sequence.n_computed
+        last = start + n == len(sequence.tokens)
+        batch.chunks.append(Chunk(sequence, start, n, last))
+
+    # ── what the step came to ──
+
+    def computed(self, batch: Batch, seconds: float) -> None:
+        """Count a batch that was decoded; the engine then appends the sampled tokens."""
+        decodes = prompt_tokens = 0
+        for chunk in batch.chunks:
+            chunk.sequence.n_computed += chunk.n
+            if chunk.n == 1 and chunk.last:
+                decodes += 1
+            else:
+                prompt_tokens += chunk.n
+        self._limit = self._batch
+        self.pace.observe(decodes=decodes, prompt_tokens=prompt_tokens, seconds=seconds)
+
+    def no_room(self, batch: Batch) -> Sequence | None:
+        """Give something up, as llama.cpp found no cells although the books had some.
+
+        Returns a sequence that cannot go on even alone and token by token; the caller fails it.
+        """
+        self._take_back(batch)
+        if self.residents:
+            self._evict(self._oldest_resident())
+        elif len(self.running) > 1:
+            self._preempt(self.running[-1])
+        elif self._limit > 1:
+            self._limit //= 2
+        else:
+            return self.running[0]
+        return None
+
+    def interrupted(self, batch: Batch) -> None:
+        """Undo a batch that was broken off: what lies in memory of it is not certain."""
+        self._take_back(batch)
+        for chunk in reversed(batch.chunks):
+            slot = chunk.sequence.slot
+            assert slot is not None
+            if self._cuttable:
+                self._operations.append(Cut(slot, chunk.sequence.n_computed))
+            else:
+                self._preempt(chunk.sequence)
+
+    def _take_back(self, batch: Batch) -> None:
+        for chunk in batch.chunks:
+            cells = chunk.sequence.cells
+            back = cells[len(cells) - chunk.n :]
+            del cells[len(cells) - chunk.n :]
+            self.cells.rest(back)
+            self.cells.release(back)
+
+    # ── admission ──
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self._parallel:
+            sequence = self.waiting[0]
+            if not self._fits(sequence):
+                return
+            self.waiting.popleft()
+            self._run(sequence)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Tell if its tokens find room beside the prefills under way and a token of everyone."""
+        if not self.running:
+            return True
+        source, n, _ = self._choose(sequence)
+        shared = source.cells[:n] if source is not None else []
+        promised = sum(s.pending for s in self.running)
+        available = self.cells.free + self.cells.evictable - self.cells.unheld(shared)
+        return sequence.pending - n + promised + 1 <= available
+
+    def _run(self, sequence: Sequence) -> None:
+        source, n, wait_for = self._choose(sequence)
+        if source is not None and source in self.residents and n == source.n_computed:
+            self._take_over(source, sequence)
+            source, wait_for = None, None
+        else:
+            sequence.slot = self._take_slot(keep=source)
+        self.running.append(sequence)
+        self.running.sort(key=lambda s: s.arrival)
+        if wait_for is not None:
+            sequence.donor, sequence.n_borrowed = wait_for
+        elif source is not None:
+            self._share(source, sequence, n)
+        if sequence.donor is None and sequence.n_cached is None:
+            sequence.n_cached = sequence.n_computed
+        if self._cuttable:
+            self._prefixes.put(sequence, sequence.group, sequence.tokens)
+
+    def _choose(
+        self, sequence: Sequence
+    ) -> tuple[Sequence | None, int, tuple[Sequence, int] | None]:
+        """Return whose prefix to use now, its length, and (who, length) if waiting pays more."""
+        limit = len(sequence.tokens) - 1  # one token must be computed, for its logits
+        best: Sequence | None = None
+        n = 0
+        coming: tuple[Sequence, int] | None = None
+        for matched, holders in self._prefixes.match(sequence.group, sequence.tokens):
+            length = min(matched, limit)
+            for holder in holders:
+                if holder is sequence or holder.slot is None:
+                    continue
+                ready = min(length, holder.n_computed)
+                if not self._cuttable and holder.n_computed > length:
+                    continue
+                if ready > n:
+                    best, n = holder, ready
+                if ready < length and (coming is None or length > coming[1]):
+                    coming = (holder, length)
+        if coming is not None and coming[1] - n < _WORTH_WAITING:
+            coming = None
+        return best, n, coming
+
+    def _lend(self) -> None:
+        """Give those who wait for another one's prefix what it has computed by now."""
+        for sequence in list(self.running):
+            donor = sequence.donor
+            if donor is None or donor.n_computed < sequence.n_borrowed:
+                continue
+            sequence.donor = None
+            self._share(donor, sequence, sequence.n_borrowed)
+            if sequence.n_cached is None:
+                sequence.n_cached = sequence.n_computed
+
+    def _dismiss_followers(self, donor: Sequence) -> None:
+        """`donor` computes no further: those who wait for it take what there is, or compute."""
+        for sequence in self.running:
+            if sequence.donor is not donor:
+                continue
+            sequence.donor = None
+            n = min(donor.n_computed, sequence.n_borrowed)
+            if n > 0:
+                self._share(donor, sequence, n)
+            if sequence.n_cached is None:
+                sequence.n_cached = n
+
+    def _share(self, source: Sequence, target: Sequence, n: int) -> None:
+        assert source.slot is not None
+        assert target.slot is not None
+        assert target.n_computed == 0
+        self._operations.append(Share(source.slot, target.slot, n))
+        target.cells = source.cells[:n]
+        target.n_computed = n
+        self.cells.share(target.cells)
+        self._touch(source)
+
+    def _take_over(self, resident: Sequence, sequence: Sequence) -> None:
+        """Continue a resident from its end, in its own slot."""
+        self.residents.remove(resident)
+        self._prefixes.remove(resident)
+        self.cells.hold(resident.cells)
+        sequence.slot, resident.slot = resident.slot, None
+        sequence.cells, resident.cells = resident.cells, []
+        sequence.n_computed = resident.n_computed
+
+    def _take_slot(self, keep: Sequence | None) -> int:
+        if not self._free_slots:
+            others = [r for r in self.residents if r is not keep]
+            self._evict(min(others, key=lambda r: r.used_at))
+        return self._free_slots.pop()
+
+    # ── giving way ──
+
+    def _make_room(self, n: int) -> bool:
+        """Free at least `n` cells by dropping residents, the longest unused first."""
+        while self.cells.free < n:
+            useful = [r for r in self.residents if self.cells.own(r.cells)]
+            if not useful:
+                # Cells that residents share among themselves are freed with the last of them.
+                if self.cells.evictable == 0 or not self.residents:
+                    return False
+                useful = self.residents
+            self._evict(min(useful, key=lambda r: r.used_at))
+        return True
+
+    def _oldest_resident(self) -> Sequence:
+        return min(self.residents, key=lambda r: r.used_at)
+
+    def _evict(self, resident: Sequence) -> None:
+        self.residents.remove(resident)
+        self.cells.release(resident.cells)
+        resident.cells = []
+        self._leave_slot(resident)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's cells; it keeps its tokens and is computed again later."""
+        self.running.remove(sequence)
+        self._dismiss_followers(sequence)
+        self._drop(sequence)
+        sequence.donor = None
+        sequence.n_computed = 0
+        sequence.passed_over = 0
+        self.preemptions += 1
+        at = sum(s.arrival < sequence.arrival for s in self.waiting)
+        self.waiting.insert(at, sequence)
+
+    def _drop(self, sequence: Sequence) -> None:
+        self.cells.rest(sequence.cells)
+        self.cells.release(sequence.cells)
+        sequence.cells = []
+        self._leave_slot(sequence)
+
+    def _leave_slot(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self._prefixes.remove(sequence)
+        self._operations.append(Cut(sequence.slot))
+        self._free_slots.append(sequence.slot)
+        sequence.slot = None
+
+    def _touch(self, sequence: Sequence) -> None:
+        self._clock += 1
+        sequence.used_at = self._clock

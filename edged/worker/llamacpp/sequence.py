@@ -1,0 +1,85 @@
+"""The token state of one generation: what was asked, what is computed, how it ended.
+
+Pure. A sequence is decoding when exactly one of its tokens is not computed yet, and prefilling
+when more are; a preempted sequence goes back to nothing computed and loses no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Literal
+
+Reason = Literal["stop", "length"]
+
+
+class Sequence:
+    """Tokens, cells and place of one generation. Written by the scheduler's thread only.
+
+    `tokens` are prompt and answer; the first `n_computed` of them lie in `cells`, under the
+    sequence id `slot` of the context (None: not admitted, or preempted).
+    """
+
+    __slots__ = (
+        "arrival",
+        "cells",
+        "context",
+        "donor",
+        "group",
+        "max_tokens",
+        "n_borrowed",
+        "n_cached",
+        "n_computed",
+        "n_prompt",
+        "passed_over",
+        "slot",
+        "tokens",
+        "used_at",
+    )
+
+    def __init__(
+        self, prompt: list[int], *, context: int, max_tokens: int | None = None, group: str = ""
+    ) -> None:
+        assert 0 < len(prompt) < context
+        self.tokens = prompt
+        self.n_prompt = len(prompt)
+        self.context = context
+        self.max_tokens = max_tokens
+        self.group = group
+        self.arrival = 0  # the scheduler's count: who came first goes first
+        self.slot: int | None = None
+        self.cells: list[int] = []
+        self.n_computed = 0
+        self.n_cached: int | None = None  # prompt tokens found in memory; None until admitted
+        self.donor: Sequence | None = None  # waits until this one has computed `n_borrowed`
+        self.n_borrowed = 0
+        self.passed_over = 0  # steps in a row in which it got no prefill budget
+        self.used_at = 0  # the scheduler's clock at the last use as a resident
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not computed yet."""
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def decoding(self) -> bool:
+        """Only the newest token is missing: the next step yields another one."""
+        return self.pending == 1
+
+    def append(self, token: int, ends: Container[int]) -> Reason | None:
+        """Take the sampled token; return the reason if the generation is over with it.
+
+        The token that ends a generation regularly is counted and kept like every other one.
+        """
+        self.tokens.append(token)
+        if token in ends:
+            return "stop"
+        if self.max_tokens is not None and self.n_generated >= self.max_tokens:
+            return "length"
+        if len(self.tokens) >= self.context:
+            return "length"
+        return None
