@@ -17,14 +17,23 @@ import structlog
 def configure(level: str = "info", *, json: bool = False) -> None:
     """Set up structlog and route the standard library's warnings (uvicorn, asyncio) through it."""
     journal = "JOURNAL_STREAM" in os.environ
-    processors: list[Any] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+    ]
     if not journal:
         processors.append(structlog.processors.TimeStamper(fmt="iso", utc=False))
     if json:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         processors.append(
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False)
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                pad_level=False,
+                # structlog's own choice prints local variables, and so the prompts in them
+                exception_formatter=structlog.dev.plain_traceback,
+            )
         )
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

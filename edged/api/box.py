@@ -32,6 +32,8 @@ class Box(Protocol):
     def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
         """Run `request` on the model of this name; closing the generator aborts.
 
+        The model's own sampling settings stand where the request is silent.
+
         Raises EdgedError, at the first step or later.
         """
         ...

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import HttpMethod, Request, Response, route
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged import metrics as prometheus
+from edged.api import in_force
 from edged.api.box import box_of
-from edged.status import Status
 
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
@@ -41,9 +41,10 @@ def ready(request: Request[Any, Any, Any]) -> Response[Readiness]:
 
 
 @route("/status", http_method=_READ, sync_to_thread=False)
-def status(request: Request[Any, Any, Any]) -> Response[Status]:
-    """Say everything: configuration, hardware, models, workers."""
-    return _json(box_of(request).status())
+def status(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+    """Say everything: configuration, hardware, models, workers, and what `edged check` compares."""
+    box = box_of(request)
+    return _json(structs.asdict(box.status()) | {"in_force": in_force.of(box.plan)})
 
 
 @route("/metrics", http_method=_READ, sync_to_thread=False)

@@ -90,7 +90,7 @@ async def test_stream_with_usage_ends_with_a_chunk_without_choices(
     assert all(chunk["usage"] is None for chunk in others)
 
 
-async def test_request_reaches_the_model_with_its_defaults_below(
+async def test_request_reaches_the_model_in_its_own_words(
     http: httpx.AsyncClient, box: PlayedBox
 ) -> None:
     body = asks(
@@ -129,7 +129,7 @@ async def test_request_reaches_the_model_with_its_defaults_below(
     ]
     assert request.prompt.template_kwargs == {"enable_thinking": False}
     sampling = request.sampling
-    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.25, 0.5, 0)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (None, 0.5, 0)
     assert (sampling.seed, sampling.logit_bias, sampling.repeat_penalty) == (-5, {17: -100}, 1.1)
     assert (request.stop, request.max_tokens) == (["x"], 9)
 

@@ -54,7 +54,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
             messages=[to_template(message, i) for i, message in enumerate(wire.messages)],
             template_kwargs=wire.chat_template_kwargs or {},
         ),
-        sampling=parameters.sampling(wire).over(plan.model.sampling),
+        sampling=parameters.sampling(wire),
         max_tokens=_max_tokens(wire),
         stop=parameters.stops(wire),
     )

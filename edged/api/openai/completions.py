@@ -44,7 +44,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     exchange.stream = bool(wire.stream)
     generate = Generate(
         prompt=to_prompt(wire.prompt),
-        sampling=parameters.sampling(wire).over(plan.model.sampling),
+        sampling=parameters.sampling(wire),
         max_tokens=_DEFAULT_MAX_TOKENS if wire.max_tokens is None else wire.max_tokens,
         stop=parameters.stops(wire),
     )

@@ -150,7 +150,7 @@ def wants_usage(wire: Common) -> bool:
 
 
 def sampling(wire: Common) -> Sampling:
-    """Return what the request says about sampling; the model's own settings fill the rest.
+    """Return what the request says about sampling; None where it is silent.
 
     Raises InvalidRequest for a bias that is not on a token id, or two different penalties.
     """

@@ -1,0 +1,33 @@
+"""The command line as a whole: what `edged --help` lists."""
+
+from __future__ import annotations
+
+import typer
+
+from edged.cli import ask, check, serve, show
+
+app = typer.Typer(
+    name="edged",
+    help="Turns this box into an LLM appliance: models.toml in, one OpenAI-compatible API out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(
+    "serve",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def serve_here(context: typer.Context) -> None:
+    """Serve the models of models.toml until told to stop."""
+    raise typer.Exit(serve.main(context.args))
+
+
+app.command("check")(check.check)
+app.command("status")(show.status)
+app.command("models")(show.models)
+app.command("ask")(ask.ask)
+app.command("version")(show.version)

@@ -1,0 +1,95 @@
+"""`edged ask`: one question to a model, its answer streamed into the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+
+from edged.cli.client import Url, connected, fail, fetch, message_of
+
+_LIMIT_S = 3600.0  # the daemon pings every few seconds; this only bounds a dead network
+
+
+def ask(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] TEXT",
+            help="The question; without it, standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Ask a model; the first one of models.toml unless MODEL is given."""
+    with connected(url, limit_s=_LIMIT_S) as client:
+        names = [model["id"] for model in fetch(client, "/v1/models")["data"]]
+        if not names:
+            fail("no models; add a [models.NAME] table to models.toml")
+        model, text = _split(words or [], names)
+        if not text.strip():
+            fail('nothing to ask; `edged ask "How do I add a model?"`')
+        try:
+            _stream(client, model, text)
+        except KeyboardInterrupt:  # the connection closes, and so the daemon aborts
+            print()
+            raise typer.Exit(1) from None
+
+
+def _split(words: list[str], names: list[str]) -> tuple[str, str]:
+    """Return model and text: a first word that names a model is one if a text follows."""
+    piped = not sys.stdin.isatty()
+    model = names[0]
+    if words and words[0] in names and (len(words) > 1 or piped):
+        model, words = words[0], words[1:]
+    if words or not piped:
+        return model, " ".join(words)
+    return model, sys.stdin.read()
+
+
+def _stream(client: httpx.Client, model: str, text: str) -> None:
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": text}]}
+    waiting = Console(stderr=True).status(f"waiting for {model}")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(waiting)
+        response = stack.enter_context(client.stream("POST", "/v1/chat/completions", json=body))
+        if response.status_code != httpx.codes.OK:
+            response.read()
+            waiting.stop()
+            fail(message_of(response))
+        thinking = False
+        for delta in _deltas(response, waiting.stop):
+            if reasoning := delta.get("reasoning_content"):
+                waiting.stop()
+                thinking = True
+                print(_dim(reasoning), end="", flush=True)
+            if content := delta.get("content"):
+                waiting.stop()
+                print(("\n\n" if thinking else "") + content, end="", flush=True)
+                thinking = False
+    print()
+
+
+def _deltas(response: httpx.Response, stop_waiting: Any) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        data = line.removeprefix("data: ")
+        if data in (line, "[DONE]"):  # a comment, an empty line, the end
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            stop_waiting()
+            print()
+            fail(event["error"]["message"])
+        for choice in event["choices"]:
+            yield choice["delta"]
+
+
+def _dim(text: str) -> str:
+    return f"\x1b[2m{text}\x1b[0m" if sys.stdout.isatty() else text

@@ -1,0 +1,112 @@
+"""`edged check`: what is wrong with models.toml, or what it means and would change."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edged import config, hardware, plan
+from edged.api import in_force
+from edged.api.in_force import InForce
+from edged.cli.client import ConfigFile, Json, Url, reach
+from edged.config import ConfigProblems
+from edged.plan import Diff, Plan
+
+_EXIT_CONFIG = 78  # EX_CONFIG
+_GIB = 1 << 30
+
+
+def check(config_file: ConfigFile = None, url: Url = None, json_: Json = False) -> None:
+    """Check models.toml: its problems, or its plan and what it would change.
+
+    Exits with 0 if the file can be used and with 78 if it cannot.
+    """
+    path = config.find(config_file)
+    try:
+        loaded = config.load(path)
+    except ConfigProblems as error:
+        _tell_problems(error, json_=json_)
+        raise typer.Exit(_EXIT_CONFIG) from None
+    made = plan.make(loaded, hardware.detect(loaded.hardware))
+    change = _change(made, url)
+    if json_:
+        print(json.dumps(_as_json(made, change), indent=2))
+    else:
+        _tell(made, change)
+
+
+def _tell_problems(error: ConfigProblems, *, json_: bool) -> None:
+    if json_:
+        print(json.dumps({"ok": False, "problems": msgspec.to_builtins(error.problems)}, indent=2))
+        return
+    for problem in error.problems:
+        typer.echo(str(problem), err=True)
+
+
+def _change(new: Plan, url: str | None) -> Diff | None:
+    """Return what `new` would change in the running daemon; None if there is none to ask."""
+    try:
+        with reach(url, new.config.server.listen[0]) as client:
+            found = client.get("/status").raise_for_status().json()
+        return in_force.diff(msgspec.convert(found["in_force"], InForce), in_force.of(new))
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _as_json(made: Plan, change: Diff | None) -> dict[str, Any]:
+    models = [
+        {
+            "name": name,
+            "engine": model.engine,
+            "why": model.reasons,
+            "refusal": model.refusal,
+            "memory_bytes": model.memory.total_bytes if model.memory else None,
+        }
+        for name, model in made.models.items()
+    ]
+    return {
+        "ok": True,
+        "models": models,
+        "budget_bytes": made.budget_bytes,
+        "change": msgspec.to_builtins(change),
+    }
+
+
+def _tell(made: Plan, change: Diff | None) -> None:
+    console = Console()
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("MODEL", "ENGINE", "MEMORY", "WHY"):
+        table.add_column(name, overflow="fold")
+    for name, model in made.models.items():
+        why = model.refusal or "; ".join(model.reasons)
+        table.add_row(
+            name,
+            model.engine or Text("none", "bold red"),
+            f"{model.memory.total_bytes / _GIB:.2f} GiB" if model.memory else "-",
+            Text(why, "red" if model.refusal else ""),
+        )
+    console.print(f"{made.config.path} is fine.", highlight=False)
+    console.print(table)
+    console.print(f"Models together may take {made.budget_bytes / _GIB:.1f} GiB.", highlight=False)
+    if change is None:
+        console.print("No daemon answers, so there is nothing to compare with.")
+        return
+    lines = [
+        ("would start (or offer) ", change.added),
+        ("would drain and remove ", change.removed),
+        ("would replace the worker of ", change.replaced),
+        ("would change in place ", change.updated),
+    ]
+    told = [f"  {verb}{', '.join(names)}" for verb, names in lines if names]
+    if change.server:
+        told.append("  would change [server]")
+    console.print("Against the running daemon this file:" if told else "Nothing would change.")
+    for line in told:
+        console.print(line, highlight=False)

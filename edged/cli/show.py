@@ -1,0 +1,156 @@
+"""`edged status`, `edged models`, `edged version`: what runs, as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edged import __version__
+from edged.cli.client import Json, Url, connected, fetch
+
+_COLOURS = {
+    "ready": "green",
+    "starting": "yellow",
+    "draining": "yellow",
+    "stopped": "dim",
+    "backoff": "red",
+    "failed": "bold red",
+}
+_REFRESH_S = 1.0
+
+
+def status(
+    url: Url = None,
+    json_: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+) -> None:
+    """Show models, states, engines and why, memory, tokens per second."""
+    console = Console()
+    with connected(url) as client:
+        if json_:
+            print(json.dumps(fetch(client, "/status"), indent=2))
+            return
+        if not watch:
+            console.print(_page(fetch(client, "/status")))
+            return
+        try:
+            with Live(_page(fetch(client, "/status")), console=console, screen=True) as live:
+                while True:
+                    time.sleep(_REFRESH_S)
+                    live.update(_page(fetch(client, "/status")))
+        except KeyboardInterrupt:
+            return
+
+
+def _page(found: dict[str, Any]) -> RenderableType:
+    config, hardware = found["config"], found["hardware"]
+    memory = hardware["memory"]
+    head = Text.assemble(
+        ("edged ", "bold"),
+        f"{found['version']}, up {_duration(found['uptime_s'])}, "
+        f"daemon {_bytes(found['memory_bytes'])}, on {', '.join(found['listen'])}\n",
+        f"{hardware['cpu']['model']}, {hardware['cpu']['usable_cores']} cores, "
+        f"{_bytes(memory['limit_bytes'])} memory",
+        *(f", {gpu['name']} {_bytes(gpu['memory_bytes'])}" for gpu in hardware["gpus"]),
+        f"\n{config['path']}, generation {config['generation']}",
+    )
+    parts: list[RenderableType] = [head]
+    if config["problem"]:
+        parts.append(
+            Text(f"THE NEWEST models.toml IS NOT IN FORCE:\n{config['problem']}", "bold red")
+        )
+    parts.append(_models(found["models"]))
+    parts += [Text(f"note: {note}", "yellow") for note in hardware["notes"]]
+    return Group(*parts)
+
+
+def _models(models: list[dict[str, Any]]) -> RenderableType:
+    if not models:
+        return Text("no models; add a [models.NAME] table to models.toml")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("MODEL", "STATE", "ENGINE"):
+        table.add_column(name, overflow="fold")
+    for name in ("MEMORY", "OPEN", "WAIT", "TOKENS/S"):
+        table.add_column(name, justify="right")
+    table.add_column("WHY", overflow="fold")
+    for model in models:
+        why = model["error"] or "; ".join(model["reasons"])
+        table.add_row(
+            model["name"],
+            Text(_state(model), _COLOURS.get(model["state"], "")),
+            model["engine"] or "none",
+            _bytes(model["memory_bytes"]),
+            str(model["open"]),
+            str(model["queued"]),
+            _speed(model["stats"]),
+            Text(why, "red" if model["error"] else ""),
+        )
+    return table
+
+
+def _state(model: dict[str, Any]) -> str:
+    if model["state"] == "starting" and model["progress"] is not None:
+        return f"starting {model['progress']:.0%}"
+    return f"{model['state']} {_duration(model['since_s'])}"
+
+
+def _speed(stats: dict[str, Any] | None) -> str:
+    """Return the tokens per second of this moment: each running sequence gets one a step."""
+    if not stats or not stats["running"] or not stats["step_ms"]:
+        return "-"
+    return f"{stats['running'] * 1000 / stats['step_ms']:.0f}"
+
+
+def models(url: Url = None, json_: Json = False) -> None:
+    """List what can be asked for: models and their aliases."""
+    with connected(url) as client:
+        found = fetch(client, "/v1/models")
+    if json_:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("NAME", "STATE", "ENGINE", "CONTEXT"):
+        table.add_column(name, overflow="fold")
+    for model in found["data"]:
+        more = model["edged"]
+        alias = f" (alias of {more['alias_of']})" if more["alias_of"] else ""
+        table.add_row(
+            model["id"] + alias,
+            Text(more["state"], _COLOURS.get(more["state"], "")),
+            more["engine"] or "none",
+            str(more["context"]),
+        )
+    Console().print(table)
+
+
+def version(json_: Json = False) -> None:
+    """Show the version."""
+    found = {"edged": __version__, "python": platform.python_version()}
+    print(json.dumps(found) if json_ else f"edged {__version__}, Python {found['python']}")
+
+
+def _bytes(n_bytes: int | None) -> str:
+    if n_bytes is None:
+        return "-"
+    size = float(n_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:  # noqa: PLR2004
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if whole >= 2 * length:
+            return f"{whole // length}{unit}"
+    return f"{whole}s"
