@@ -1,36 +1,294 @@
-"""The composition root: from a path to a serving appliance, and down again."""
+"""The composition root: from a path to a serving appliance, follow the file, and down again.
+
+Read top-down: `run` is the life of the process, `Daemon.serve` that of its loop, `_reload` what a
+saved change does. All state here is written in the loop, by the task that its comment names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
 
+import msgspec
+import uvloop
+
+import edged
+from edged import config, hardware, plan, watch
+from edged.api.app import create_app
+from edged.errors import ConfigError
+from edged.lifecycle import Limits
+from edged.listeners import HttpServer, ListenError
+from edged.log import get_logger
+from edged.metrics import Metrics
 from edged.plan import Plan
 from edged.protocol import Event, Generate
-from edged.status import Status
+from edged.status import ConfigStatus, Status
+from edged.supervisor import Supervisor
+from edged.systemd import Notifier, listen_sockets
+from edged.worker_process import WORKER_ARGV, rss_bytes
+
+log = get_logger()
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 78  # EX_CONFIG: systemd is told not to try again
+
+_FINISH_S = 20.0  # open streams may finish after SIGTERM
+_STATUS_S = 2.0  # systemd's STATUS line follows within
+
+
+def run(
+    config_path: str | None,
+    *,
+    worker_argv: Sequence[str] = WORKER_ARGV,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    finish_s: float = _FINISH_S,
+) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code.
+
+    0 after a stop that was asked for, 1 when an address cannot be had, 78 when the configuration
+    cannot be used; the reasons are on stderr, a line each.
+    """
+    faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stood
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    try:
+        path = Path(os.path.abspath(config.find(config_path)))  # noqa: PTH100 - links stay links
+        first = _plan(path)
+    except ConfigError as error:
+        print(error.message, file=sys.stderr)  # noqa: T201 - for the person who started it
+        return EXIT_CONFIG
+    supervisor = Supervisor(worker_argv=worker_argv, limits=limits)
+    daemon = Daemon(path, first, supervisor, finish_s=finish_s)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(daemon.serve())
+        except ListenError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            return EXIT_FAILED
+
+
+def _plan(path: Path) -> Plan:
+    """Read the file and the hardware and decide; raises ConfigError."""
+    loaded = config.load(path)
+    return plan.make(loaded, hardware.detect(loaded.hardware))
 
 
 class Daemon:
     """Everything that runs in the parent process; the `Box` that the api sees."""
 
-    plan: Plan
+    def __init__(self, path: Path, first: Plan, supervisor: Supervisor, *, finish_s: float) -> None:
+        self.plan = first  # written by `_follow` from now on, with the three below
+        self.metrics = Metrics()
+        self._generation = 1
+        self._applied_at = time.time()
+        self._problem: str | None = None
+        self._path = path
+        self._supervisor = supervisor
+        self._finish_s = finish_s
+        self._started = time.monotonic()
+        self._notifier = Notifier()
+        self._reload_wanted = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._announced = False  # READY was sent; written by `_announce`
+        self._exit_code = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._http = HttpServer(create_app(self), listen_sockets(), finish_s=finish_s)
+
+    # ── what the api asks ──
 
     def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
         """As `Supervisor.generate`, for a name or an alias.
 
         Fills in the model's sampling settings where the request is silent. Raises ModelNotFound
-        at the first step when no model has this name.
+        at once when no model has this name.
         """
-        raise NotImplementedError
+        model = self.plan.resolve(name).model
+        sampling = request.sampling.over(model.sampling)
+        request = msgspec.structs.replace(request, sampling=sampling)
+        return self._supervisor.generate(model.name, request)
 
     def status(self) -> Status:
         """Return what `/status` shows."""
-        raise NotImplementedError
+        is_ready, waiting_for = self.ready()
+        return Status(
+            version=edged.__version__,
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self._started, 3),
+            ready=is_ready,
+            waiting_for=tuple(waiting_for),
+            listen=self._http.addresses,
+            memory_bytes=rss_bytes(os.getpid()) or 0,
+            config=ConfigStatus(
+                path=str(self._path),
+                generation=self._generation,
+                applied_at=self._applied_at,
+                problem=self._problem,
+            ),
+            hardware=self.plan.hardware,
+            models=self._supervisor.snapshot(),
+        )
 
     def ready(self) -> tuple[bool, list[str]]:
         """Return whether every startup model is ready, and one line for each that is not."""
-        raise NotImplementedError
+        if self._stop.is_set():
+            return False, ["edged is stopping"]
+        missing = []
+        for model in self._supervisor.snapshot():
+            startup = self.plan.models[model.name].model.load == "startup"
+            if startup and model.state != "ready":
+                why = f": {model.error}" if model.error else ""
+                missing.append(f"{model.name} is {model.state}{why}")
+        return not missing, missing
 
+    # ── life ──
 
-def run(config_path: str | None) -> int:
-    """Serve until SIGTERM or SIGINT and return the exit code: 0, 1, or 78 for a bad config."""
-    raise NotImplementedError
+    async def serve(self) -> int:
+        """Serve until a signal and return the exit code; raises ListenError before it began."""
+        await self._http.listen_on(self.plan.config.server.listen)
+        await self._supervisor.apply(self.plan, plan.diff(None, self.plan))
+        self._take_signals()
+        http = self._spawn(self._http.run_until_exit(), "http server")
+        self._spawn(self._announce(), "announce")
+        self._spawn(self._watch(), "watch")
+        self._spawn(self._follow(), "follow")
+        if self._notifier.enabled:
+            self._spawn(self._keep_informed(), "keep systemd informed")
+        log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))
+        await self._stop.wait()
+        await self._shut_down(http)
+        return self._exit_code
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+
+    def _interrupt(self) -> None:
+        if self._stop.is_set():  # the second Ctrl-C: at once
+            self._http.force_exit = True
+            self._supervisor.kill()
+        self._stop.set()
+
+    async def _shut_down(self, http: asyncio.Task[None]) -> None:
+        """Stop in stages: no new connection, open answers finish within the limit, workers end."""
+        log.info("daemon.stopping", finish_s=self._finish_s)
+        self._notifier.stopping()
+        self._notifier.extend_timeout(self._finish_s + 30, "stopping: open requests may finish")
+        self._http.should_exit = True
+        await asyncio.gather(
+            self._supervisor.shutdown(self._finish_s), http, return_exceptions=True
+        )
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        log.info("daemon.stopped")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Let a part that died by a fault take the daemon down: systemd starts a whole one."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("daemon.fault", part=task.get_name(), exc_info=error)
+            self._exit_code = EXIT_FAILED
+            self._stop.set()
+
+    # ── systemd ──
+
+    async def _announce(self) -> None:
+        """Say READY once every startup model is ready or known not to become so soon."""
+        settled = asyncio.create_task(self._supervisor.settled())
+        try:
+            while not settled.done():
+                self._notifier.extend_timeout(60, self._status_line())
+                await asyncio.wait([settled], timeout=10)
+        finally:
+            settled.cancel()
+        self._announced = True
+        self._notifier.ready(self._status_line())
+        is_ready, waiting_for = self.ready()
+        log.info("daemon.ready", models=len(self.plan.models), waiting_for=waiting_for or None)
+        if not is_ready:
+            log.warning("daemon.degraded", waiting_for=waiting_for)
+
+    async def _keep_informed(self) -> None:
+        """Feed the watchdog from this very loop, and keep STATUS true."""
+        watchdog_s = self._notifier.watchdog_s
+        shown = ""
+        while True:
+            if watchdog_s is not None:
+                self._notifier.alive()
+            if (line := self._status_line()) != shown and self._announced:
+                self._notifier.status(line)
+                shown = line
+            await asyncio.sleep(min(_STATUS_S, watchdog_s or _STATUS_S))
+
+    def _status_line(self) -> str:
+        models = self._supervisor.snapshot()
+        counts: dict[str, int] = {}
+        for model in models:
+            counts[model.state] = counts.get(model.state, 0) + 1
+        parts = [f"{len(models)} model{'' if len(models) == 1 else 's'}"]
+        parts += [f"{number} {state}" for state, number in sorted(counts.items())]
+        if self._problem:
+            parts.append(f"configuration NOT applied: {self._problem}")
+        return ", ".join(parts)
+
+    # ── reload ──
+
+    async def _watch(self) -> None:
+        async for _ in watch.changes(self._path):
+            self._reload_wanted.set()
+
+    async def _follow(self) -> None:
+        """Reload when wanted, one at a time; a wish during a reload makes one more pass."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            self._notifier.reloading()
+            self._problem = await self._reload()
+            if self._announced:
+                self._notifier.ready(self._status_line())
+
+    async def _reload(self) -> str | None:
+        """Bring the file into force as a whole, or nothing of it; return what is wrong with it."""
+        began = time.monotonic()
+        try:
+            # In a thread: a slow disk or driver must not hold up the streams.
+            new = await asyncio.to_thread(_plan, self._path)
+            change = plan.diff(self.plan, new)
+            if change.server:
+                await self._http.listen_on(new.config.server.listen)
+        except (ConfigError, ListenError) as error:
+            log.error("config.rejected", problem=str(error))  # noqa: TRY400 - no traceback wanted
+            return str(error)
+        except Exception:
+            # Our own fault must not take the running models with it; what runs stays in force.
+            log.exception("config.fault")
+            return "an internal fault while reading it; see the log"
+        self.plan = new
+        self._generation += 1
+        self._applied_at = time.time()
+        await self._supervisor.apply(new, change)
+        log.info(
+            "config.applied",
+            generation=self._generation,
+            seconds=round(time.monotonic() - began, 3),
+            added=change.added,
+            removed=change.removed,
+            replaced=change.replaced,
+            updated=change.updated,
+            server=change.server,
+        )
+        return None

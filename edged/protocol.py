@@ -254,11 +254,12 @@ class FrameError(ValueError):
 class Frames:
     """Encoder and incremental decoder of one direction pair.
 
-    `incoming` is the union that this side receives (`ToWorker` or `ToDaemon`).
-    Not thread-safe: one owner, the asyncio loop of its process.
+    `incoming` is the union that this side receives (`ToWorker` or `ToDaemon`), in frames of at
+    most `max_bytes`. Not thread-safe: one owner, the asyncio loop of its process.
     """
 
-    def __init__(self, incoming: Any) -> None:
+    def __init__(self, incoming: Any, *, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._decoder = msgspec.msgpack.Decoder(incoming)
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray()
@@ -278,8 +279,8 @@ class Frames:
         self._buffer += data
         while len(self._buffer) >= _LENGTH_BYTES:
             length = int.from_bytes(self._buffer[:_LENGTH_BYTES], "little")
-            if length > MAX_FRAME_BYTES:
-                raise FrameError(f"frame of {length} bytes, at most {MAX_FRAME_BYTES} allowed")
+            if length > self._max_bytes:
+                raise FrameError(f"frame of {length} bytes, at most {self._max_bytes} allowed")
             end = _LENGTH_BYTES + length
             if len(self._buffer) < end:
                 return

@@ -1,20 +1,63 @@
-"""Brings the running workers to the plan and keeps them there."""
+"""Brings the running workers to the plan and keeps them there.
+
+One `Keeper` per model does the work; here is what concerns several of them: who exists, who gets
+memory, and the end. All of it belongs to the daemon's loop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
 
-from edged.plan import Diff, Plan
+from edged import errors
+from edged.keeper import Keeper
+from edged.lifecycle import Limits
+from edged.log import get_logger
+from edged.memory import Resident, room_for
+from edged.plan import Diff, ModelPlan, Plan
 from edged.protocol import Event, Generate
 from edged.status import ModelStatus
+from edged.worker_process import WORKER_ARGV
+
+log = get_logger()
 
 
 class Supervisor:
-    """One coroutine per model, the only writer of that model's state."""
+    """All models of the plan in force. `worker_argv` gets the socket's fd number appended."""
+
+    def __init__(
+        self,
+        *,
+        worker_argv: Sequence[str] = WORKER_ARGV,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> None:
+        self._worker_argv = worker_argv
+        self._limits = limits
+        self._keepers: dict[str, Keeper] = {}
+        self._leaving: set[Keeper] = set()  # removed models whose worker still drains
+        self._tasks: dict[asyncio.Task[None], Keeper] = {}
+        self._budget_bytes = 0
+        self._moved = asyncio.Event()
 
     async def apply(self, plan: Plan, diff: Diff) -> None:
-        """Make `plan` the wanted state; returns at once, drains and loads go on by themselves."""
-        raise NotImplementedError
+        """Make `plan` the wanted state; returns at once, drains and loads go on by themselves.
+
+        Unchanged models keep their worker and their requests; what had failed is tried again.
+        """
+        self._budget_bytes = plan.budget_bytes
+        for name in diff.removed:
+            keeper = self._keepers.pop(name)
+            self._leaving.add(keeper)
+            keeper.remove()
+        running = set(self._tasks.values())
+        for name, model_plan in plan.models.items():
+            old = self._keepers.get(name)
+            if old is not None and old in running:
+                old.reload(model_plan)
+            else:
+                self._keepers[name] = self._add(model_plan)
+        self._keepers = {name: self._keepers[name] for name in plan.models}  # the file's order
 
     def generate(self, model: str, request: Generate) -> AsyncGenerator[Event, None]:
         """Yield the events of one generation: `Started`, `Delta`s, one `Finish` or `Failed`.
@@ -23,16 +66,105 @@ class Supervisor:
         Raises, before the first event only: ModelNotFound, ModelFailed, QueueFull, ModelLoading,
         InsufficientMemory, ShuttingDown. Closing the iterator aborts the generation.
         """
-        raise NotImplementedError
+        keeper = self._keepers.get(model)
+        if keeper is None:
+            raise errors.ModelNotFound(f"no model is called {model!r}", param="model")
+        return keeper.generate(request)
 
     def snapshot(self) -> tuple[ModelStatus, ...]:
         """Return every model of the plan, in its order."""
-        raise NotImplementedError
+        return tuple(keeper.status() for keeper in self._keepers.values())
 
     async def settled(self) -> None:
-        """Return when every model that loads at startup is ready or failed."""
-        raise NotImplementedError
+        """Return when no startup model is on its first way up: each is ready or has a problem."""
+        while any(self._is_on_its_way(keeper) for keeper in self._keepers.values()):
+            self._moved.clear()
+            await self._moved.wait()
+
+    @staticmethod
+    def _is_on_its_way(keeper: Keeper) -> bool:
+        if keeper.plan.model.load != "startup" or keeper.error is not None:
+            return False
+        return keeper.state not in {"ready", "failed", "backoff"}
 
     async def shutdown(self, limit_s: float) -> None:
         """Admit nothing, let open requests finish within `limit_s`, then stop every worker."""
-        raise NotImplementedError
+        for keeper in self._tasks.values():
+            keeper.close(time.monotonic() + limit_s)
+        if self._tasks:
+            # Every keeper keeps its own limits; this one only guards against a mistake of ours.
+            spare_s = limit_s + 2 * self._limits.stop_s + 30
+            _, late = await asyncio.wait(set(self._tasks), timeout=spare_s)
+            for task in late:
+                log.error("supervisor.straggler", model=self._tasks[task].name)
+                self._tasks[task].kill()
+                task.cancel()
+
+    def kill(self) -> None:
+        """End every worker at once; a `shutdown` under way then returns."""
+        for keeper in self._tasks.values():
+            keeper.kill()
+
+    # ── keepers ──
+
+    def _add(self, plan: ModelPlan) -> Keeper:
+        keeper = Keeper(
+            plan,
+            worker_argv=self._worker_argv,
+            limits=self._limits,
+            reserve=self._reserve,
+            on_state=self._on_state,
+        )
+        task = asyncio.create_task(keeper.run(), name=f"keeper {keeper.name}")
+        self._tasks[task] = keeper
+        task.add_done_callback(self._done)
+        return keeper
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        keeper = self._tasks.pop(task)
+        self._leaving.discard(keeper)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A fault of ours. The model is lost until the next reload, the others go on.
+            log.error("keeper.fault", model=keeper.name, exc_info=error)
+            keeper.fault("an internal fault of edged (see the log); reload to try again")
+        self._on_state()
+
+    def _on_state(self) -> None:
+        self._moved.set()
+        for keeper in self._tasks.values():
+            if keeper.state == "starting":
+                keeper.wake()
+
+    # ── memory ──
+
+    def _reserve(self, keeper: Keeper) -> bool:
+        """Give `keeper` the memory of its plan; False: ask again when somebody has left.
+
+        Raises InsufficientMemory when nobody who could leave would make enough room.
+        """
+        wanted = keeper.plan.memory.total_bytes if keeper.plan.memory else 0
+        others = [k for k in self._tasks.values() if k is not keeper and k.reserved_bytes]
+        residents = [
+            Resident(
+                model=other.name,
+                bytes=other.reserved_bytes,
+                busy=other.is_busy,
+                pinned=other.plan.model.pin,
+                last_used=other.last_used,
+            )
+            for other in others
+        ]
+        try:
+            evict = room_for(wanted, residents, self._budget_bytes)
+        except errors.InsufficientMemory:
+            if any(other.is_leaving for other in others):
+                return False
+            raise
+        if not evict:
+            keeper.reserved_bytes = wanted
+            return True
+        for other in others:
+            if other.name in evict and not other.is_busy:
+                log.info("model.evict", model=other.name, room_for=keeper.name)
+                other.evict()
+        return False

@@ -9,8 +9,14 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "edged").rglob("*.py"))
 
 GROUND = {"edged", "edged.protocol", "edged.errors", "edged.log"}
-FACTS = GROUND | {"edged.config", "edged.hardware", "edged.paths"}
-DECISIONS = FACTS | {"edged.plan", "edged.memory", "edged.store", "edged.worker_process"}
+FACTS = GROUND | {"edged.config", "edged.hardware", "edged.paths", "edged.status"}
+DECISIONS = FACTS | {
+    "edged.plan",
+    "edged.memory",
+    "edged.store",
+    "edged.worker_process",
+    "edged.lifecycle",
+}
 
 # Room → what it may import of edged (a room may always import itself). A room is a module, or a
 # package with all below it; the longest match of a module's name is its room.
@@ -25,11 +31,16 @@ MAY_IMPORT = {
     "edged.store": FACTS,
     "edged.memory": FACTS,
     "edged.plan": FACTS | {"edged.store"},
-    "edged.worker_process": FACTS,
+    "edged.status": {"edged.protocol", "edged.hardware"},
+    "edged.lifecycle": GROUND,
+    "edged.stderr_tail": GROUND,
+    "edged.worker_process": FACTS | {"edged.lifecycle", "edged.stderr_tail"},
+    "edged.line": DECISIONS,
+    "edged.keeper": DECISIONS | {"edged.line"},
     "edged.metrics": DECISIONS | {"edged.supervisor"},
     "edged.systemd": GROUND,
     "edged.watch": GROUND,
-    "edged.supervisor": DECISIONS,
+    "edged.supervisor": DECISIONS | {"edged.keeper"},
     "edged.api": DECISIONS | {"edged.supervisor", "edged.metrics"},
     "edged.daemon": DECISIONS
     | {

@@ -1,0 +1,278 @@
+"""The HTTP server: the addresses that it listens on, which may change while it runs.
+
+uvicorn serves; here are its sockets, its limits on a request's head, and no signal handling (the
+daemon owns the signals).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from edged.config import Listen
+
+_BACKLOG = 512
+_KEEP_ALIVE_S = 75
+_HEAD_S = 30.0  # from a connection, or a next request's first byte, to the end of its head
+_HEAD_BYTES = 64 << 10
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says what to do."""
+
+
+# ── sockets ──
+
+
+def open_socket(listen: Listen) -> socket.socket:
+    """Return a bound socket, not listening yet; raises ListenError."""
+    try:
+        return _open_unix(listen.path) if listen.kind == "unix" else _open_tcp(listen)
+    except OSError as error:
+        raise ListenError(_explain(listen, error)) from error
+
+
+def _open_tcp(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind((listen.host, listen.port))
+        opened.listen(_BACKLOG)  # here, not later: only now a port in use is noticed for sure
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _open_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        before = os.umask(0o117)  # owner and group
+        try:
+            opened.bind(path)
+        finally:
+            os.umask(before)
+        opened.listen(_BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody serves any more; anything else stays where it is."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on unix:{path}: a file that is no socket is in the way")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, "in use")
+
+
+def _explain(listen: Listen, error: OSError) -> str:
+    what = f"cannot listen on {listen}"
+    if error.errno == errno.EADDRINUSE:
+        find = (
+            f"ss -lxp src {listen.path}"
+            if listen.kind == "unix"
+            else f"ss -ltnp 'sport = :{listen.port}'"
+        )
+        return f"{what}: another program does already; `sudo {find}` shows which"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{what}: this box has no such address; `ip addr` shows those that it has"
+    if error.errno == errno.EACCES:
+        tcp = listen.kind == "tcp"
+        return f"{what}: {'ports below 1024 need root' if tcp else 'no rights in that folder'}"
+    return f"{what}: {error.strerror or error}"
+
+
+def address(opened: socket.socket) -> Listen:
+    """Return where a socket listens in fact: port 0 has become a number."""
+    name = opened.getsockname()
+    if opened.family == socket.AF_UNIX:
+        return Listen("unix", path=name if isinstance(name, str) else name.decode())
+    return Listen("tcp", host=name[0], port=name[1])
+
+
+# ── server ──
+
+
+class HttpServer(uvicorn.Server):
+    """One app on any number of sockets.
+
+    `given` are sockets that systemd holds: they serve for ever, and an address of the
+    configuration that is among them is not opened again.
+    """
+
+    def __init__(self, app: Any, given: Iterable[socket.socket], *, finish_s: float) -> None:
+        config = uvicorn.Config(
+            app,
+            http=_HttpProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # what a client claims to be is not where it comes from
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(finish_s),
+        )
+        config.load()
+        super().__init__(config)
+        self.lifespan = config.lifespan_class(config)
+        self.servers = []
+        self._given = {address(opened): opened for opened in given}
+        self._open: dict[Listen, asyncio.Server] = {}  # as configured, port 0 included
+        self._paths: dict[Listen, tuple[str, int]] = {}  # socket files that are ours to remove
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the daemon."""
+        yield
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where clients are served now."""
+        sockets = [opened for server in self.servers for opened in server.sockets]
+        return tuple(dict.fromkeys(str(address(opened)) for opened in sockets))
+
+    async def listen_on(self, wanted: tuple[Listen, ...]) -> None:
+        """Serve exactly these addresses (and the given ones).
+
+        Opens what is new before it closes what is gone. Raises ListenError with everything as it
+        was. Open connections of a closed address go on.
+        """
+        new = {}
+        try:
+            for listen in wanted:
+                if listen not in self._open and listen not in self._given:
+                    new[listen] = open_socket(listen)
+        except ListenError:
+            for opened in new.values():
+                opened.close()
+            raise
+        for opened in self._given.values():
+            if not self._is_served(opened):
+                self.servers.append(await self._serve_on(opened))
+        for listen, opened in new.items():
+            self._open[listen] = await self._serve_on(opened)
+            self.servers.append(self._open[listen])
+            if listen.kind == "unix":
+                self._paths[listen] = (listen.path, _inode(listen.path))
+        for listen in [old for old in self._open if old not in wanted]:
+            server = self._open.pop(listen)
+            self.servers.remove(server)
+            server.close()
+            self._unlink(listen)
+
+    async def run_until_exit(self) -> None:
+        """Serve until `should_exit`; then let open answers finish within the limit."""
+        self.started = True
+        await self.main_loop()
+        await self.shutdown()
+        for listen in list(self._paths):
+            self._unlink(listen)
+
+    def _is_served(self, opened: socket.socket) -> bool:
+        return any(s.fileno() == opened.fileno() for served in self.servers for s in served.sockets)
+
+    async def _serve_on(self, opened: socket.socket) -> asyncio.Server:
+        opened.setblocking(False)
+        loop = asyncio.get_running_loop()
+        create = loop.create_unix_server if opened.family == socket.AF_UNIX else loop.create_server
+        return await create(self._protocol, sock=opened, backlog=_BACKLOG)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return _HttpProtocol(self.config, self.server_state, app_state={})
+
+    def _unlink(self, listen: Listen) -> None:
+        path, inode = self._paths.pop(listen, ("", 0))
+        with contextlib.suppress(FileNotFoundError):
+            if path and _inode(path) == inode:  # else it is another daemon's by now
+                Path(path).unlink()
+
+
+def _inode(path: str) -> int:
+    return Path(path).lstat().st_ino
+
+
+class _HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits on the head of a request, in bytes and in time."""
+
+    _in_head = False
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._start_head_timer()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self._refuse("431 Request Header Fields Too Large", "headers_too_large")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("400 Bad Request", "invalid_http", msg)
+
+    def _refuse(self, status: str, code: str, message: str = "") -> None:
+        self._in_head = False
+        message = message or f"the head of a request may have {_HEAD_BYTES} bytes"
+        body = (
+            f'{{"error":{{"message":"{message}","type":"invalid_request_error",'
+            f'"param":null,"code":"{code}"}}}}'
+        )
+        self.transport.write(
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}".encode()
+        )
+        self.transport.close()
+
+    def _start_head_timer(self) -> None:
+        self._stop_head_timer()
+        self._head_timer = self.loop.call_later(_HEAD_S, self.transport.close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
