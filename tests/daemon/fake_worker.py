@@ -187,7 +187,7 @@ class FakeWorker:
                 self.writer.write(b"\xff\xff\xff\x7f")
                 await asyncio.Event().wait()
             case "hangup":  # close the socket and stay
-                self.writer.transport.abort()
+                self.writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
                 time.sleep(3600)  # noqa: ASYNC251 - on purpose
             case "stderr":  # stderr LINES
                 for n in range(int(rest[0])):

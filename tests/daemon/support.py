@@ -48,7 +48,7 @@ def model(name: str, how: str = "", *, mb: int = 1, refusal: str | None = None, 
         model=settings,
         engine=None if refusal else "llamacpp",
         launch=None if refusal else launch,
-        memory=MemoryEstimate(mb << 20, 0, 0),
+        memory=MemoryEstimate(mb << 20, 0, 0, process_bytes=0),
         refusal=refusal,
     )
 

@@ -320,7 +320,7 @@ async def test_updated_model_keeps_its_worker_and_takes_the_new_settings() -> No
 async def test_removed_model_finishes_its_requests_and_stops() -> None:
     async with running(model("a"), model("b")) as bench:
         stream = asyncio.create_task(bench.ask("a", "count 10 0.05"))
-        waiting = [asyncio.create_task(bench.ask("a", "count 2")) for _ in range(4)]
+        waiting = [asyncio.create_task(bench.ask("a", "count 2 0.1")) for _ in range(4)]
         await until(lambda: bench.model("a").queued == 2)
         pid = bench.model("a").pid or 0
         await bench.apply(model("b"))
