@@ -276,13 +276,14 @@ class _Reading:
         if not isinstance(models, dict):
             self._problem(("models",), "must be tables: write [models.NAME] for each model")
             return {}
+        said = {name: self._table(("models",), name, models, MODEL) for name in models}
         return {
-            name: self._model(name, self._table(("models",), name, models, MODEL), defaults)
-            for name in models
+            name: self._model(name, said[name], defaults)
+            for name, table in models.items()
+            if isinstance(table, dict)
         }
 
     def _model(self, name: str, said: _Table, defaults: _Table) -> Model:
-        n_problems = len(self._problems)
         try:
             text(name)
         except BadValueError as error:
@@ -292,9 +293,8 @@ class _Reading:
         for part, struct in _PARTS.items():
             merged[part] = struct(**(defaults.get(part, {}) | said.get(part, {})))
         model = Model(name=name, **merged)
-        if n_problems == len(self._problems):
-            self._check_source(model)
-            self._check_llamacpp(model)
+        self._check_source(model)
+        self._check_llamacpp(model)
         return model
 
     # checks across keys

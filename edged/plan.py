@@ -54,8 +54,9 @@ class Plan(Struct, frozen=True):
         """Return the model that has this name or alias; raises ModelNotFound with what exists."""
         if name not in self.names:
             there = ", ".join(self.models) or "none: models.toml has no [models.NAME] yet"
-            near = suggestion(name, self.names)
-            raise ModelNotFound(f"no model is called {name[:100]!r}{near}; there are: {there}")
+            near = suggestion(name, self.names).removeprefix("; ")
+            hint = f" ({near})" if near else ""
+            raise ModelNotFound(f"no model is called {name[:100]!r}{hint}; there are: {there}")
         return self.models[self.names[name]]
 
 
@@ -174,19 +175,18 @@ class _Choice:
             )
         if self._model.require == "gpu":
             raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
-        path, header = self._file(gguf)
+        path, file_id, header = self._file(gguf)
         context = self._context(header)
         self._check_use(header)
         options = self._model.llamacpp
         parallel = self._model.parallel
         memory = estimate(header, context=context, parallel=parallel, options=options)
         self._check_room(memory, context)
-        status = path.stat()
         launch = Launch(
             model=self._model.name,
             engine="llamacpp",
             path=str(path),
-            file_id=f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}",
+            file_id=file_id,
             context=context,
             parallel=parallel,
             pool=context * parallel,
@@ -200,13 +200,16 @@ class _Choice:
             reasons=(*before, self._why_llamacpp(memory), *self._reasons),
         )
 
-    def _file(self, gguf: Source) -> tuple[Path, GgufHeader]:
+    def _file(self, gguf: Source) -> tuple[Path, str, GgufHeader]:
+        """Return path, identity and header of the model file."""
         try:
             path = resolve(gguf, self._beside)
         except StoreError as error:
             raise _RefusedError(error.message) from None
         try:
-            return path, read_header(path)
+            status = path.stat()
+            file_id = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+            return path, file_id, read_header(path)
         except StoreError as error:
             raise _RefusedError(f"{path} {error.message}") from None
         except OSError as error:

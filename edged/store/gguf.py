@@ -31,6 +31,7 @@ _MAX_NAME_BYTES = 1 << 10
 _KEPT_STRING_BYTES = 1 << 12
 _KEPT_NUMBERS = 1 << 12  # of one array; per-layer figures, not vocabularies
 _MAX_DIMENSIONS = 4
+_MAX_LAYERS = 1 << 12
 _MAX_TENSOR_BYTES = 1 << 50
 
 _STRING, _ARRAY = 8, 9
@@ -116,14 +117,18 @@ class GgufHeader(Struct, frozen=True):
     def number(self, key: str) -> int | None:
         """Return the whole number `ARCHITECTURE.key`, None where there is none."""
         value = self.metadata.get(f"{self.architecture}.{key}")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return value if _is_count(value) else None
 
     def per_layer(self, key: str, default: int) -> tuple[int, ...]:
         """Return `ARCHITECTURE.key` for each layer; one figure stands for all."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, tuple) and len(value) >= self.block_count:
-            return tuple(int(v) for v in value[: self.block_count])
-        return (int(value) if isinstance(value, int) else default,) * self.block_count
+        values = value if isinstance(value, tuple) else (value,) * self.block_count
+        layers = tuple(v if _is_count(v) else default for v in values[: self.block_count])
+        return layers + (default,) * (self.block_count - len(layers))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -353,11 +358,12 @@ def _check(header: GgufHeader) -> None:
         raise GgufError("holds an image projector (mmproj), not a model")
     n_parts = metadata.get("split.count", 1)
     if isinstance(n_parts, int) and n_parts > 1:
-        part = metadata.get("split.no", 0)
         raise GgufError(
-            f"is part {int(part) + 1} of {n_parts}: models in several files are not read yet; "
-            f"join them with llama-gguf-split --merge"
+            f"is one of {n_parts} parts: models in several files are not read yet; "
+            "join them with llama-gguf-split --merge"
         )
+    if header.block_count > _MAX_LAYERS:
+        raise GgufError(f"is damaged: it claims {header.block_count} layers")
     if not header.n_tensors:
         raise GgufError("holds a vocabulary without weights, not a model")
     n_tokens = header.lengths.get("tokenizer.ggml.tokens")
