@@ -80,7 +80,7 @@ def test_v1_hierarchies_are_followed_by_controller(tmp_path: Path) -> None:
     root = write(
         tmp_path,
         {
-            "proc/self/cgroup": "4:memory:/docker/x\n2:cpu,cpuacct:/docker/y\n1:name=systemd:/\n0::/",
+            "proc/self/cgroup": "4:memory:/docker/x\n2:cpu,cpuacct:/docker/y\n1:name=systemd:/",
             "proc/self/mountinfo": (
                 "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
                 "35 31 0:32 / /sys/fs/cgroup/memory rw shared:1 - cgroup cgroup rw,memory\n"

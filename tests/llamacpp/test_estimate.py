@@ -1,0 +1,83 @@
+"""The memory estimate against what llama.cpp itself allocates, read from its own log."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.config import LlamaCppOptions
+from edged.estimate import estimate
+from edged.store.gguf import read_header
+from tests.models import UnavailableError, bench_model, tiny
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+
+MIB = 1 << 20
+
+# A child of its own: llama.cpp keeps the log callback for ever, and the engine's tests set theirs.
+MEASURE = """
+import sys
+import llama_cpp as lib
+
+path, cells, batch, sequences, flash, kv_type = sys.argv[1], *map(int, sys.argv[2:])
+lib.llama_backend_init()
+model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+params = lib.llama_context_default_params()
+params.n_ctx, params.n_batch, params.n_ubatch = cells, batch, batch
+params.n_seq_max = params.n_outputs_max = sequences
+params.kv_unified = True
+params.flash_attn_type, params.type_k, params.type_v = flash, kv_type, kv_type
+assert lib.llama_init_from_model(model, params)
+"""
+
+
+def measured(path: Path, *settings: int) -> dict[str, float]:
+    """Return MiB of each kind of buffer."""
+    command = [sys.executable, "-c", MEASURE, str(path), *map(str, settings)]
+    log = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110).stderr
+    kinds = ("KV", "RS", "compute", "output")
+    sizes = {kind: re.findall(rf"{kind}\s+buffer size =\s+([\d.]+) MiB", log) for kind in kinds}
+    return {kind: sum(map(float, found)) for kind, found in sizes.items()}
+
+
+def path_of(name: str) -> Path:
+    try:
+        return bench_model() if name == "bench" else tiny(name)  # type: ignore[arg-type]
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "parallel", "options"),
+    [
+        ("plain", 2048, 4, {}),
+        ("plain", 8192, 4, {}),
+        ("plain", 2000, 1, {"batch": 128}),
+        ("plain", 2048, 4, {"kv_type": "q8_0"}),
+        ("plain", 2048, 4, {"flash_attention": "off"}),
+        ("swa", 2048, 4, {}),
+        ("moe", 2048, 4, {}),
+        ("recurrent", 2048, 4, {}),
+        ("hybrid", 2048, 16, {}),
+        ("bench", 2048, 4, {}),
+        ("bench", 2048, 16, {"batch": 256}),
+        ("bench", 2048, 4, {"flash_attention": "off"}),
+    ],
+)
+def test_estimate_is_what_llamacpp_allocates(
+    name: str, context: int, parallel: int, options: dict[str, Any]
+) -> None:
+    header = read_header(path_of(name))
+    found = LlamaCppOptions(**options)
+    said = estimate(header, context=context, parallel=parallel, options=found)
+    sequences = parallel + (2 if header.recurrent_layers else max(8, parallel))
+    flash = {"auto": -1, "off": 0}[found.flash_attention]
+    kv_type = {"f16": 1, "q8_0": 8}[found.kv_type]
+    real = measured(path_of(name), context * parallel, found.batch, sequences, flash, kv_type)
+    assert real["compute"] > 0
+    assert said.kv_bytes / MIB == pytest.approx(real["KV"] + real["RS"], rel=0.01, abs=0.02)
+    scratch = real["compute"] + real["output"]
+    assert said.compute_bytes / MIB == pytest.approx(scratch, rel=0.15, abs=1.5)
