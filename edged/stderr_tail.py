@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from typing import IO
+from typing import IO, cast
 
 from edged.log import get_logger
 
@@ -56,8 +56,7 @@ class StderrTail(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        assert isinstance(transport, asyncio.ReadTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.ReadTransport", transport)  # uvloop's is no subclass of it
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         *lines, rest = (self._partial + data).split(b"\n")
