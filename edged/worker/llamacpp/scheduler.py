@@ -78,7 +78,9 @@ class Scheduler:
         self.preemptions = 0
         self._parallel = parallel
         self._batch = batch
-        self._limit = batch  # halved while llama.cpp finds no room for what the books allow
+        # While llama.cpp finds no room for what the books allow: smaller batches, no admission.
+        self._limit = batch
+        self._squeezed = False
         self._cuttable = cuttable
         self._free_slots = list(range(slots - 1, -1, -1))
         self._prefixes: Prefixes[Sequence] = Prefixes()
@@ -205,6 +207,7 @@ class Scheduler:
             else:
                 prompt_tokens += chunk.n
         self._limit = self._batch
+        self._squeezed = False
         self.pace.observe(decodes=decodes, prompt_tokens=prompt_tokens, seconds=seconds)
 
     def no_room(self, batch: Batch) -> Sequence | None:
@@ -213,8 +216,9 @@ class Scheduler:
         Returns a sequence that cannot go on even alone and token by token; the caller fails it.
         """
         self._take_back(batch)
+        self._squeezed = True
         if self.residents:
-            self._evict(self._oldest_resident())
+            self._evict(min(self.residents, key=lambda r: r.used_at))
         elif len(self.running) > 1:
             self._preempt(self.running[-1])
         elif self._limit > 1:
@@ -256,6 +260,8 @@ class Scheduler:
         """Tell if its tokens find room beside the prefills under way and a token of everyone."""
         if not self.running:
             return True
+        if self._squeezed:
+            return False
         source, n, _ = self._choose(sequence)
         shared = source.cells[:n] if source is not None else []
         promised = sum(s.pending for s in self.running)
@@ -365,9 +371,6 @@ class Scheduler:
                 useful = self.residents
             self._evict(min(useful, key=lambda r: r.used_at))
         return True
-
-    def _oldest_resident(self) -> Sequence:
-        return min(self.residents, key=lambda r: r.used_at)
 
     def _evict(self, resident: Sequence) -> None:
         self.residents.remove(resident)

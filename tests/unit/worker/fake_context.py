@@ -1,0 +1,158 @@
+"""A `llama_context` in Python: slots, shared cells and a deterministic "model"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edged.worker.llamacpp.scheduler import Batch, Scheduler, Share
+from edged.worker.llamacpp.sequence import Sequence
+
+END = 0
+N_VOCAB = 12
+
+
+def next_token(tokens: list[int]) -> int:
+    """What the model says after `tokens`: depends on all of them."""
+    state = 7
+    for token in tokens:
+        state = (state * 31 + token + 1) % 1_000_003
+    return state % N_VOCAB
+
+
+def expected_answer(prompt: list[int], context: int, max_tokens: int | None) -> list[int]:
+    tokens = list(prompt)
+    while True:
+        tokens.append(next_token(tokens))
+        n = len(tokens) - len(prompt)
+        if tokens[-1] == END or n == max_tokens or len(tokens) >= context:
+            return tokens[len(prompt) :]
+
+
+@dataclass(eq=False)
+class Cell:
+    token: int
+    group: str
+
+
+@dataclass
+class FakeContext:
+    cells: int
+    cuttable: bool = True
+    slots: dict[int, list[Cell]] = field(default_factory=dict)
+
+    @property
+    def used(self) -> int:
+        return len({id(cell) for cells in self.slots.values() for cell in cells})
+
+    def apply(self, batch: Batch) -> None:
+        for operation in batch.operations:
+            if isinstance(operation, Share):
+                assert self.cuttable
+                assert not self.slots.get(operation.target)
+                source = self.slots[operation.source]
+                assert 0 < operation.n <= len(source)
+                self.slots[operation.target] = source[: operation.n]
+            else:
+                assert self.cuttable or operation.start == 0
+                self.slots[operation.slot] = self.slots.get(operation.slot, [])[: operation.start]
+
+    def decode(self, batch: Batch) -> bool:
+        """Write the chunks' cells; False when there are not enough."""
+        if self.used + sum(chunk.n for chunk in batch.chunks) > self.cells:
+            return False
+        for chunk in batch.chunks:
+            slot = chunk.sequence.slot
+            assert slot is not None
+            held = self.slots.setdefault(slot, [])
+            assert len(held) == chunk.start, "positions without gaps"
+            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
+            assert len(tokens) == chunk.n > 0
+            held += [Cell(t, chunk.sequence.group) for t in tokens]
+        return True
+
+    def content(self, sequence: Sequence) -> list[int]:
+        assert sequence.slot is not None
+        cells = self.slots.get(sequence.slot, [])
+        assert all(cell.group == sequence.group for cell in cells), "a foreign group's cells"
+        return [cell.token for cell in cells]
+
+
+@dataclass
+class Driver:
+    """The engine thread's part: runs the scheduler against a `FakeContext`."""
+
+    scheduler: Scheduler
+    context: FakeContext
+    answers: dict[Sequence, list[int]] = field(default_factory=dict)
+    ended: dict[Sequence, str] = field(default_factory=dict)
+    prompts: dict[Sequence, list[int]] = field(default_factory=dict)
+
+    def add(self, prompt: list[int], context: int, max_tokens: int | None, group: str) -> Sequence:
+        sequence = Sequence(list(prompt), context=context, max_tokens=max_tokens, group=group)
+        self.scheduler.add(sequence)
+        self.answers[sequence] = []
+        self.prompts[sequence] = prompt
+        return sequence
+
+    def abort(self, sequence: Sequence) -> None:
+        assert sequence not in self.ended
+        self.ended[sequence] = "aborted"
+        self.scheduler.finish(sequence)
+
+    def step(self, outcome: str = "done") -> Batch:
+        batch = self.scheduler.schedule()
+        self.context.apply(batch)
+        if not batch.chunks:
+            return batch
+        for chunk in batch.chunks:
+            slot_content = self.context.content(chunk.sequence)
+            assert slot_content == chunk.sequence.tokens[: chunk.start]
+        if outcome == "interrupted":
+            self.scheduler.interrupted(batch)
+            return batch
+        if outcome == "no_room":
+            lost = self.scheduler.no_room(batch)
+            if lost is not None:
+                self.ended[lost] = "failed"
+                self.scheduler.finish(lost)
+            return batch
+        assert self.context.decode(batch), "the books promised room"
+        self.scheduler.computed(batch, 0.01)
+        for chunk in batch.chunks:
+            if chunk.last:
+                self._append(chunk.sequence)
+        return batch
+
+    def _append(self, sequence: Sequence) -> None:
+        assert sequence not in self.ended
+        token = next_token(sequence.tokens)
+        self.answers[sequence].append(token)
+        reason = sequence.append(token, {END})
+        if reason is not None:
+            self.ended[sequence] = reason
+            self.scheduler.finish(sequence)
+
+    def check(self) -> None:
+        scheduler = self.scheduler
+        holders = scheduler.running + scheduler.residents
+        slots = [s.slot for s in holders]
+        assert len(set(slots)) == len(slots)
+        assert None not in slots
+        for holder in holders:
+            assert len(holder.cells) == len(set(holder.cells)) == holder.n_computed
+        assert scheduler.cells.used == len({c for s in holders for c in s.cells})
+        held = {c for s in scheduler.running for c in s.cells}
+        assert scheduler.cells.evictable == scheduler.cells.used - len(held)
+        assert scheduler.cells.used <= scheduler.cells.total
+        for sequence in scheduler.waiting:
+            assert sequence.slot is None
+            assert not sequence.cells
+
+    def run_out(self, limit: int = 5000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(limit):
+            if self.scheduler.idle:
+                return
+            self.step()
+            self.check()
+        raise AssertionError("the scheduler does not come to an end")

@@ -1,0 +1,225 @@
+"""The scheduler against a fake context that knows what every cell holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from edged.worker.llamacpp.scheduler import Scheduler, Share
+from tests.unit.worker.fake_context import Driver, FakeContext, expected_answer, next_token
+
+TOKENS = st.integers(1, 5)  # few, so that prompts often begin alike
+
+
+def make(
+    *, cells: int = 64, parallel: int = 4, batch: int = 16, slots: int = 8, cuttable: bool = True
+) -> Driver:
+    scheduler = Scheduler(
+        cells=cells, parallel=parallel, batch=batch, slots=slots, cuttable=cuttable
+    )
+    return Driver(scheduler, FakeContext(cells, cuttable))
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Requests come, stop, collide and are broken off; the answers must be those of the model."""
+
+    @initialize(
+        cells=st.integers(24, 80),
+        parallel=st.integers(1, 5),
+        batch=st.integers(2, 24),
+        spare=st.integers(1, 5),
+        cuttable=st.booleans(),
+    )
+    def start(self, cells: int, parallel: int, batch: int, spare: int, cuttable: bool) -> None:
+        self.driver = make(
+            cells=cells,
+            parallel=parallel,
+            batch=max(batch, parallel),
+            slots=parallel + spare,
+            cuttable=cuttable,
+        )
+        self.context = 24
+
+    @rule(
+        head=st.sampled_from([[], [1] * 6, [1] * 6 + [2] * 5, [3, 4] * 5]),
+        tail=st.lists(TOKENS, min_size=1, max_size=10),
+        max_tokens=st.one_of(st.none(), st.integers(1, 12)),
+        group=st.sampled_from(["", "other"]),
+    )
+    def add(self, head: list[int], tail: list[int], max_tokens: int | None, group: str) -> None:
+        self.driver.add(head + tail, self.context, max_tokens, group)
+
+    @rule(data=st.data())
+    def follow_up(self, data: st.DataObject) -> None:
+        """The next turn of a finished conversation."""
+        done = [s for s, end in self.driver.ended.items() if end in ("stop", "length")]
+        if not done:
+            return
+        earlier = data.draw(st.sampled_from(done))
+        prompt = self.driver.prompts[earlier] + self.driver.answers[earlier] + [2]
+        if len(prompt) < self.context:
+            self.driver.add(prompt, self.context, 4, earlier.group)
+
+    @rule(n=st.integers(1, 6))
+    def steps(self, n: int) -> None:
+        for _ in range(n):
+            self.driver.step()
+
+    @rule(outcome=st.sampled_from(["interrupted", "no_room"]))
+    def bad_step(self, outcome: str) -> None:
+        self.driver.step(outcome)
+
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        alive = [s for s in self.driver.answers if s not in self.driver.ended]
+        if alive:
+            self.driver.abort(data.draw(st.sampled_from(alive)))
+
+    @invariant()
+    def books_are_right(self) -> None:
+        if hasattr(self, "driver"):
+            self.driver.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        driver = self.driver
+        driver.run_out()
+        assert set(driver.ended) == set(driver.answers), "every request ends"
+        for sequence, answer in driver.answers.items():
+            expected = expected_answer(
+                driver.prompts[sequence], self.context, sequence.max_tokens
+            )
+            if driver.ended[sequence] in ("stop", "length"):
+                assert answer == expected
+            else:
+                assert answer == expected[: len(answer)]
+        assert driver.context.used == driver.scheduler.cells.used
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestSchedulerMachine = SchedulerMachine.TestCase
+
+
+def test_decodes_come_first_and_prefill_fills_the_rest() -> None:
+    driver = make(batch=8)
+    first = driver.add(next([i, 1] for i in range(1, 9) if next_token([i, 1])), 60, None, "")
+    driver.step()
+    assert first.decoding
+    second = driver.add([3] * 20, 60, None, "")
+    batch = driver.step()
+    assert [(c.sequence, c.n) for c in batch.chunks] == [(first, 1), (second, 7)]
+
+
+def test_shorter_prefill_goes_first_but_long_one_never_starves() -> None:
+    driver = make(cells=400, parallel=3, batch=8, slots=6)
+    long = driver.add([1] * 60, 200, 1, "a")
+    for i in range(30):
+        driver.add([2 + i % 4] * 8, 200, 1, f"short {i}")
+    for _ in range(40):
+        driver.step()
+    assert driver.ended[long] in ("stop", "length")
+
+
+def test_next_turn_continues_the_resident_of_the_first() -> None:
+    driver = make()
+    first = driver.add([1, 2, 3, 4], 60, 6, "")
+    driver.run_out()
+    turn = [1, 2, 3, 4, *driver.answers[first], 5]
+    second = driver.add(turn, 60, 1, "")
+    driver.run_out()
+    assert second.n_cached == len(turn) - 2  # all but the last answered token and the new one
+
+
+def test_followers_wait_for_a_prefix_under_way_and_share_it() -> None:
+    driver = make(cells=512, parallel=8, batch=16, slots=16)
+    system = [1, 2, 3] * 20
+    sequences = [driver.add([*system, 4, i % 5 + 1], 200, 1, "") for i in range(6)]
+    computed = 0
+    while not driver.scheduler.idle:
+        computed += sum(chunk.n for chunk in driver.step().chunks)
+    assert computed <= len(system) + 6 * 3
+    assert [s.n_cached for s in sequences[1:]] == [len(system) + 1] * 5
+
+
+def test_group_never_sees_the_prefix_of_another() -> None:
+    driver = make()
+    driver.add([1] * 10, 60, 1, "a")
+    driver.run_out()
+    other = driver.add([1] * 10, 60, 1, "b")
+    driver.run_out()
+    assert other.n_cached == 0
+
+
+def test_uncuttable_resident_is_continued_only_from_its_end() -> None:
+    driver = make(cuttable=False)
+    first = driver.add([1, 2, 3, 4], 60, 3, "")
+    driver.run_out()
+    whole = [1, 2, 3, 4, *driver.answers[first][:-1]]
+    differs = driver.add([1, 2, 3, 5], 60, 1, "")
+    driver.run_out()
+    assert differs.n_cached == 0
+    continued = driver.add([*whole, 5], 60, 1, "")
+    driver.run_out()
+    assert continued.n_cached == len(whole)
+
+
+def test_residents_give_way_before_running_sequences() -> None:
+    driver = make(cells=32)
+    for i in range(3):
+        driver.add([i + 1] * 8, 30, 1, "")
+    driver.run_out()
+    assert driver.scheduler.residents
+    driver.add([5] * 25, 30, 1, "")
+    driver.run_out()
+    assert driver.scheduler.preemptions == 0
+
+
+def test_youngest_is_preempted_and_answers_the_same() -> None:
+    driver = make(cells=30, parallel=3, batch=30)
+    prompts = [[1, 2, 3], [2, 3, 4], [4, 4, 1]]
+    sequences = [driver.add(p, 30, 20, str(i)) for i, p in enumerate(prompts)]
+    driver.run_out()
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        assert driver.answers[sequence] == expected_answer(prompt, 30, 20)
+
+
+def test_abort_of_a_waiting_sequence_leaves_nothing() -> None:
+    driver = make(parallel=1)
+    driver.add([1] * 5, 30, 5, "")
+    waiting = driver.add([2] * 5, 30, 5, "")
+    driver.step()
+    driver.abort(waiting)
+    driver.run_out()
+    assert driver.answers[waiting] == []
+
+
+def test_abort_of_a_donor_hands_its_part_to_the_followers() -> None:
+    driver = make(cells=512, parallel=4, batch=16, slots=8)
+    donor = driver.add([1, 2] * 40, 200, 1, "")
+    follower = driver.add([1, 2] * 40 + [3], 200, 1, "")
+    driver.step()
+    driver.abort(donor)
+    batch = driver.step()
+    assert any(isinstance(operation, Share) for operation in batch.operations)
+    driver.run_out()
+    assert follower.n_cached == 16
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_books_that_are_wrong_about_the_context_fail_one_request_not_all(n: int) -> None:
+    driver = make(parallel=3, batch=4)
+    for i in range(n):
+        driver.add([i + 1] * 4, 30, 3, str(i))
+    while not driver.ended:
+        driver.step("no_room")
+    driver.run_out()
+    assert sum(end == "failed" for end in driver.ended.values()) == 1
+    assert len(driver.ended) == n
