@@ -14,7 +14,7 @@ from tests.models import vocabulary
 from tests.models.cache import UnavailableError, build_once
 from tests.models.weights import Tensor, bias, embedding, matrix, norm, write_gguf
 
-VERSION = 1
+VERSION = 2
 N_LAYERS = 24
 N_EMBD = 896
 N_HEADS = 14
@@ -22,6 +22,7 @@ N_KV_HEADS = 2
 N_FF = 4864
 N_KV_EMBD = N_EMBD // N_HEADS * N_KV_HEADS
 LOGIT_GAIN = 4.0
+SHARPNESS = 2.0  # of attention; keeps random text from repeating one token
 QUANTISE_LIMIT_S = 900
 
 
@@ -68,7 +69,7 @@ def _tensors(words: vocabulary.Vocabulary) -> Iterator[Tensor]:
         at = f"blk.{layer}"
         yield norm(f"{at}.attn_norm", N_EMBD)
         for name, size in (("q", N_EMBD), ("k", N_KV_EMBD), ("v", N_KV_EMBD)):
-            yield matrix(f"{at}.attn_{name}", size, N_EMBD)
+            yield matrix(f"{at}.attn_{name}", size, N_EMBD, 1.0 if name == "v" else SHARPNESS)
             yield bias(f"{at}.attn_{name}", size)
         yield matrix(f"{at}.attn_output", N_EMBD, N_EMBD)
         yield norm(f"{at}.ffn_norm", N_EMBD)
