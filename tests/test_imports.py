@@ -9,7 +9,13 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "edged").rglob("*.py"))
 
 GROUND = {"edged", "edged.protocol", "edged.errors", "edged.log"}
-FACTS = GROUND | {"edged.config", "edged.hardware", "edged.paths", "edged.status"}
+FACTS = GROUND | {
+    "edged.config",
+    "edged.config_values",
+    "edged.hardware",
+    "edged.paths",
+    "edged.status",
+}
 DECISIONS = FACTS | {
     "edged.plan",
     "edged.memory",
