@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from edged.api import body
 from edged.config import Server
-from tests.api.conftest import PlayedBox, plan_of
+from tests.api.conftest import PlayedBox, eventually, plan_of
 
 CHAT = "/v1/chat/completions"
 HELLO = b'{"model":"guide","messages":[{"role":"user","content":"hi"}]}'
@@ -169,9 +169,7 @@ async def test_client_that_leaves_during_its_body_leaves_nothing(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
             )
             await asyncio.sleep(0)
-        async with asyncio.timeout(60):
-            while not any(line["event"] == "request.done" for line in logs):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: any(line["event"] == "request.done" for line in logs))
     assert [line["error"] for line in logs if "error" in line] == ["client_gone"]
     assert box.asked == []
     assert (await http.get("/health")).status_code == 200

@@ -96,7 +96,9 @@ async def test_request_reaches_the_model_in_its_own_words(
     body = asks(
         model="gpt-4o-mini",
         messages=[
-            {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "kind"}]},
+            {"role": "developer", "content": [
+                {"type": "text", "text": "be"}, {"type": "text", "text": "kind"}
+            ]},
             {"role": "user", "content": "hi", "name": "ann", "unknown": 1},
             {"role": "assistant", "content": None, "tool_calls": [
                 {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
@@ -105,8 +107,9 @@ async def test_request_reaches_the_model_in_its_own_words(
             {"role": "assistant", "content": "so", "reasoning_content": "hm", "refusal": None},
         ],
         top_p=0.5, top_k=-1, seed=-5, stop="x", max_completion_tokens=9,
-        logit_bias={"17": -100}, repetition_penalty=1.1, chat_template_kwargs={"enable_thinking": False},
-        user="me", metadata={"a": "b"}, store=False, service_tier="auto", temperature=None,
+        logit_bias={"17": -100}, repetition_penalty=1.1,
+        chat_template_kwargs={"enable_thinking": False}, user="me",
+        metadata={"a": "b"}, store=False, service_tier="auto", temperature=None,
     )  # fmt: skip
     response = await http.post(CHAT, json=body)
     assert response.status_code == 200
@@ -171,7 +174,8 @@ async def test_request_reaches_the_model_in_its_own_words(
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+         "messages[0].content[0].text"),
         ({"model": 3}, "model"),
         ({"user": 3}, "user"),
         ({"metadata": []}, "metadata"),
