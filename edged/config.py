@@ -195,8 +195,21 @@ def parse(content: bytes, path: Path) -> Config:
     except ValueError as error:  # TOMLDecodeError, and a number of too many digits
         where = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
         line = int(where[1]) if where and where[1] else document.count("\n") + 1 if where else 0
-        _refuse(path, line, f"is not TOML: {str(error)[: where.start()] if where else error}")
+        reason = str(error)[: where.start()] if where else str(error)
+        _refuse(path, line, f"is not TOML: {_readable(reason)}")
     return _Reading(path, top, key_lines(document)).config()
+
+
+def _readable(reason: str) -> str:
+    """Write the tables in tomllib's messages, `('models', 'a')`, as they stand in the file."""
+
+    def header(found: re.Match[str]) -> str:
+        return f"[{'.'.join(re.findall(_QUOTED, found[0]))}]"
+
+    return re.sub(rf"\({_QUOTED}(?:, {_QUOTED})*,?\)", header, reason)
+
+
+_QUOTED = r"'([^']*)'"
 
 
 def _content(path: Path) -> bytes:

@@ -12,8 +12,8 @@ from edged.config import LlamaCppOptions
 from edged.store.ggml_types import TENSOR_TYPES
 from edged.store.gguf import GgufHeader
 
-# Python, numpy and the libraries of a worker, before it has loaded anything
-PROCESS_BYTES = 80 << 20
+# Python, numpy, the libraries and the threads of a worker beside its model; measured: 40 to 60 MiB
+PROCESS_BYTES = 64 << 20
 _KV_PADDING = 256  # llama.cpp rounds the cells up to it
 _F32 = 4
 
@@ -54,10 +54,12 @@ def _kv_bytes(header: GgufHeader, cells: int, kv_type: str) -> int:
     n_heads_kv = header.per_layer("attention.head_count_kv", max(n_heads, default=1))
     width_k, width_v = _head_widths(header, max(n_heads, default=1))
     block, block_bytes = _type_size(kv_type)
+    # the last layers of some models read the cache of earlier ones
+    own_cache = header.block_count - (header.number("attention.shared_kv_layers") or 0)
     return sum(
         cells * (n_heads_kv[layer] * width // block) * block_bytes
         for layer in header.attention_layers
-        if layer < header.block_count
+        if layer < own_cache
         for width in (width_k, width_v)
     )
 

@@ -381,7 +381,7 @@ class Keeper:
             error=self.error,
             since_s=round(time.monotonic() - self._since, 3),
             pid=worker.pid if worker else None,
-            context=plan.model.context,
+            context=plan.context,
             parallel=plan.model.parallel,
             memory_bytes=rss_bytes if rss_bytes is not None else estimate,
             open=self._line.admitted,

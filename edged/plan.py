@@ -25,8 +25,7 @@ __all__ = ["Diff", "MemoryEstimate", "ModelPlan", "Plan", "diff", "make"]
 class ModelPlan(Struct, frozen=True):
     """What is to be done with one model. `engine is None` exactly when `refusal` is set.
 
-    `launch` is None when refused, and for an upstream, which has no worker. `launch.context` is
-    the context in force; `model.context` is what the file asks for.
+    `launch` is None when refused, and for an upstream, which has no worker.
     """
 
     model: Model
@@ -35,6 +34,11 @@ class ModelPlan(Struct, frozen=True):
     memory: MemoryEstimate | None = None
     reasons: tuple[str, ...] = ()
     refusal: str | None = None
+
+    @property
+    def context(self) -> int:
+        """Tokens of one request: what is in force, or else what the file asks for."""
+        return self.launch.context if self.launch else self.model.context
 
 
 class Plan(Struct, frozen=True):

@@ -32,34 +32,32 @@ def resolve(source: Source, beside: Path, form: Literal["gguf", "safetensors"] =
         path = Path(os.path.normpath(beside.absolute() / source.spec))
     try:
         status = path.stat()
-        _check(source, path, status, form)
+        _check(path, status, form)
         with path.open("rb") if form == "gguf" else os.scandir(path):
             return path
     except FileNotFoundError:
         raise StoreError(_absent(source, path)) from None
     except PermissionError:
-        raise StoreError(f"{source}: no permission to read {path}; {_WHO}") from None
+        raise StoreError(f"{path} may not be read: {_WHO}") from None
     except OSError as error:
-        raise StoreError(f"{source}: {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a NUL byte in the path
-        raise StoreError(f"{source}: no file can have this name: {error}") from None
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
 
 
 _WHO = f"the daemon runs as user {os.geteuid()}"
 
 
-def _check(source: Source, path: Path, status: os.stat_result, form: str) -> None:
+def _check(path: Path, status: os.stat_result, form: str) -> None:
     if form == "safetensors":
         if not stat.S_ISDIR(status.st_mode):
-            raise StoreError(f"{source}: {path} is not a folder of safetensors")
+            raise StoreError(f"{path} is not a folder of safetensors")
     elif stat.S_ISDIR(status.st_mode):
         inside = sorted(entry.name for entry in path.glob("*.gguf"))[:3]
         hint = f"; in it: {', '.join(inside)}" if inside else ""
-        raise StoreError(f"{source}: {path} is a directory, not a GGUF file{hint}")
+        raise StoreError(f"{path} is a directory, not a GGUF file{hint}")
     elif not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{source}: {path} is not a regular file")
+        raise StoreError(f"{path} is not a regular file")
     elif status.st_size == 0:
-        raise StoreError(f"{source}: {path} is empty; copy or download it again")
+        raise StoreError(f"{path} is empty; copy or download it again")
 
 
 def _absent(source: Source, path: Path) -> str:
@@ -68,5 +66,5 @@ def _absent(source: Source, path: Path) -> str:
         return f"{source}: this package has no such model; it has {', '.join(there) or 'none'}"
     folder = path.parent
     if not folder.is_dir():
-        return f"{source}: {path} does not exist, nor does the folder {folder}"
-    return f"{source}: {path} does not exist"
+        return f"{path} does not exist, nor does the folder {folder}"
+    return f"{path} does not exist"

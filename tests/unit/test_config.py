@@ -313,9 +313,15 @@ def test_alias_of_two_models_is_named() -> None:
 
 
 def test_model_defined_twice_is_a_problem_with_line() -> None:
-    found = problems(MINIMAL + MINIMAL)
-    assert len(found) == 1
-    assert found[0].startswith("3: is not TOML")
+    assert problems(MINIMAL + MINIMAL) == ["3: is not TOML: Cannot declare [models.a] twice"]
+
+
+def test_problem_in_defaults_is_named_once_for_all_models() -> None:
+    text = "[defaults]\ncontext = 0\nlaod = 1\n" + MINIMAL + model("", table="models.b")
+    assert [line.split(" ")[:2] for line in problems(text)] == [
+        ["2:", "defaults.context"],
+        ["3:", "defaults.laod"],
+    ]
 
 
 def test_upstream_in_defaults_conflicts_with_files() -> None:

@@ -62,7 +62,7 @@ def test_gguf_runs_on_llamacpp(folder: Path) -> None:
     assert (found.launch.context, found.launch.parallel, found.launch.pool) == (1024, 2, 2048)
     assert found.memory is not None
     assert found.memory.weights_bytes == 4 * (64 * 4 + 2 * 64 * 32)
-    assert found.reasons[0].startswith("llama.cpp on the CPU: about 8")
+    assert found.reasons == ("llama.cpp on the CPU: about 67.8 MiB of the 7 GiB for models",)
 
 
 def test_replaced_file_has_another_identity(folder: Path) -> None:
@@ -106,6 +106,8 @@ def test_default_context_is_lowered_to_the_trained_one_and_said(folder: Path) ->
     found = one(folder, context=8192, context_is_default=True)
     assert found.launch is not None
     assert (found.launch.context, found.launch.pool) == (4096, 8192)
+    assert found.context == 4096
+    assert found.model.context == 8192
     assert any("context is 4096, not the default 8192" in reason for reason in found.reasons)
 
 

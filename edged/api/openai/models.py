@@ -81,7 +81,7 @@ def _model(name: str, plan: ModelPlan, states: dict[str, ModelStatus]) -> Model:
             state=status.state if status else "stopped",
             engine=plan.engine,
             why=plan.reasons,
-            context=model.context,
+            context=plan.context,
             aliases=model.aliases,
             alias_of=None if name == model.name else model.name,
             error=plan.refusal or (status.error if status else None),
