@@ -301,12 +301,12 @@ class Runner:
 
     def _warm_up(self) -> bool:
         """Decode once, so that the first request finds touched pages; tell if cutting works."""
+        if self._lib.llama_pooling_type(self._context) != 0:
+            raise BadModelError("this model embeds or ranks text and cannot write any")
         token = self.vocab.bos if self.vocab.bos is not None else self.vocab.eos or 0
         n = min(4, self.batch, self.cells)
         if self.decode([(0, 0, [token] * n, True)]) is not Decoded.DONE:
             raise RuntimeError("the first decode found no room; raise context or parallel")
-        if not self._lib.llama_get_logits(self._context):
-            raise BadModelError("this model gives no logits: it embeds text and cannot write any")
         cuttable = bool(self._lib.llama_memory_seq_rm(self._memory, 0, n - 1, -1))
         self._lib.llama_memory_clear(self._memory, True)
         return cuttable and self._lib.llama_model_n_swa(self._model) == 0

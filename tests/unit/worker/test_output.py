@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def run(output: Output, pieces: list[bytes]) -> tuple[str, str, bool]:
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     borders = sorted({min(a, len(data)) for a in at} | {0, len(data)})
-    return [data[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(borders)]
 
 
 CUTS = st.lists(st.integers(0, 60), max_size=12)
@@ -34,7 +36,9 @@ def test_plain_text_arrives_whole_however_it_is_cut(text: str, at: list[int]) ->
     assert run(Output(markers=()), pieces) == (text, "", False)
 
 
-@given(st.text("ab x", max_size=20), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), CUTS)
+@given(
+    st.text("ab x", max_size=20), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3), CUTS
+)
 def test_stop_strings_end_the_text_before_the_first_of_them(
     text: str, stop: list[str], at: list[int]
 ) -> None:

@@ -89,9 +89,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         driver.run_out()
         assert set(driver.ended) == set(driver.answers), "every request ends"
         for sequence, answer in driver.answers.items():
-            expected = expected_answer(
-                driver.prompts[sequence], self.context, sequence.max_tokens
-            )
+            expected = expected_answer(driver.prompts[sequence], self.context, sequence.max_tokens)
             if driver.ended[sequence] in ("stop", "length"):
                 assert answer == expected
             else:

@@ -17,12 +17,16 @@ def render(source: str | None, messages: list[dict[str, Any]] = HELLO, **more: A
 
 
 def test_blocks_leave_no_white_space() -> None:
-    source = "{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}"
+    source = (
+        "{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}"
+    )
     assert render(source) == "Hi\n"
 
 
 def test_special_tokens_tools_and_kwargs_reach_the_template() -> None:
-    source = "{{ bos_token }}|{{ tools[0].name }}|{{ mood }}|{{ add_generation_prompt }}|{{ eos_token }}"
+    source = (
+        "{{ bos_token }}|{{ tools[0].name }}|{{ mood }}|{{ add_generation_prompt }}|{{ eos_token }}"
+    )
     text = render(source, tools=[{"name": "f"}], template_kwargs={"mood": "x"}, bos="B", eos="E")
     assert text == "B|f|x|True|E"
 
@@ -94,7 +98,9 @@ def test_chatml_stands_in_when_the_vocabulary_has_its_tokens() -> None:
     assert render(None, chatml=True) == expected
 
 
-PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+]
 
 
 def test_parts_are_joined_for_a_template_that_reads_text() -> None:

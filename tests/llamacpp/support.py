@@ -1,0 +1,159 @@
+"""The real engine in this process, and what its tests ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edged.store
+from edged.protocol import (
+    Delta,
+    Event,
+    Failed,
+    Finish,
+    Generate,
+    Launch,
+    LlamaCppLaunch,
+    Messages,
+    Prompt,
+    Sampling,
+    Started,
+)
+from edged.worker.llamacpp.engine import LlamaCppEngine
+
+EDGE_GUIDE = Path(edged.store.__file__).parent / "builtin" / "edge-guide.gguf"
+GREEDY = Sampling(temperature=0.0)
+
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
+)
+
+
+def launch(
+    path: Path = EDGE_GUIDE,
+    *,
+    context: int = 512,
+    parallel: int = 8,
+    pool: int | None = None,
+    batch: int = 256,
+) -> Launch:
+    return Launch(
+        model="test",
+        engine="llamacpp",
+        path=str(path),
+        file_id="test",
+        context=context,
+        parallel=parallel,
+        pool=pool or context * parallel,
+        llamacpp=LlamaCppLaunch(threads=1, threads_batch=1, batch=batch),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(launched: Launch) -> AsyncIterator[LlamaCppEngine]:
+    def fault() -> None:
+        raise AssertionError("the engine thread failed")
+
+    engine = LlamaCppEngine(on_fault=fault)
+    await engine.load(launched, lambda _: None)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@dataclass
+class Answer:
+    content: str = ""
+    reasoning: str = ""
+    n_deltas: int = 0
+    n_tokens: int = 0
+    started: Started | None = None
+    finish: Finish | None = None
+    failed: Failed | None = None
+    pieces: list[str] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        assert self.finish is None, "nothing comes after the end"
+        assert self.failed is None, "nothing comes after the end"
+        match event:
+            case Started():
+                self.started = event
+            case Delta():
+                assert self.started is not None
+                self.content += event.content
+                self.reasoning += event.reasoning
+                self.pieces.append(event.content)
+                self.n_tokens += event.n_tokens
+            case Finish():
+                self.finish = event
+            case Failed():
+                self.failed = event
+
+    @property
+    def done(self) -> Finish:
+        assert self.finish is not None, self.failed
+        return self.finish
+
+
+_ids = iter(range(1, 1 << 30))
+
+
+def request(prompt: Prompt | str, **more: Any) -> Generate:
+    """A greedy request; a plain string is a chat with one user message."""
+    if isinstance(prompt, str):
+        prompt = chat(prompt)
+    return Generate(prompt=prompt, id=next(_ids), **({"sampling": GREEDY} | more))
+
+
+def chat(*turns: str) -> Messages:
+    roles = ["user", "assistant"]
+    return Messages([{"role": roles[i % 2], "content": t} for i, t in enumerate(turns)])
+
+
+async def ask(engine: LlamaCppEngine, prompt: Prompt | str, **more: Any) -> Answer:
+    answer = Answer()
+    async for event in engine.generate(request(prompt, **more)):
+        answer.take(event)
+    assert answer.finish or answer.failed
+    return answer
+
+
+@contextlib.contextmanager
+def reference(path: Path, n_ctx: int = 512) -> Iterator[Any]:
+    """llama-cpp-python's own high-level class on the same file and settings."""
+    llama_cpp = importlib.import_module("llama_cpp")
+    lib = llama_cpp.llama_cpp
+    original = lib.llama_model_default_params
+
+    def without_amx() -> Any:
+        params = original()
+        params.use_extra_bufts = b"AMX_INT8 = 1" not in lib.llama_print_system_info()
+        return params
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lib, "llama_model_default_params", without_amx)
+        llama = llama_cpp.Llama(
+            str(path), n_ctx=n_ctx, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+        )
+    try:
+        yield llama
+    finally:
+        llama.close()
+
+
+async def wait_for(condition: Callable[[], bool], limit_s: float = 60) -> None:
+    """Wait until `condition` holds."""
+    for _ in range(int(limit_s / 0.002)):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError("waited in vain")
