@@ -29,6 +29,7 @@ from edged.config_keys import (
     LoadWhen,
     QuantPolicy,
     Require,
+    home,
 )
 from edged.config_values import BadValueError, Listen, Source, suggestion, text
 from edged.errors import ConfigError
@@ -145,7 +146,7 @@ class Problem(Struct, frozen=True):
         return f"{place}: {self.message}"
 
 
-class ConfigProblems(ConfigError):
+class ConfigProblems(ConfigError):  # noqa: N818 - they are what the file has
     """Everything that is wrong with a file, in the order of its lines."""
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -371,7 +372,7 @@ class _Reading:
     def _unknown_keys(self, path: tuple[str, ...], table: _Table, keys: Keys) -> None:
         for key in table:
             if key not in keys:
-                hint = _home(key) or suggestion(key, keys) or f"; known are {', '.join(keys)}"
+                hint = home(key) or suggestion(key, keys) or f"; known are {', '.join(keys)}"
                 self._problem((*path, key), f"is not a known key{hint}")
 
     def _problem(self, path: tuple[str, ...], message: str) -> None:
@@ -397,17 +398,3 @@ def _dotted(path: tuple[str, ...]) -> str:
     return ".".join(
         part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part[:60]}"' for part in path
     )
-
-
-def _home(key: str) -> str:
-    """Return where a key belongs that stands in the wrong table."""
-    for table, keys in (("server", SERVER), ("hardware", HARDWARE)):
-        if key in keys:
-            return f" here; it belongs into [{table}]"
-    if key in MODEL:
-        return " here; it belongs into [defaults] or into a model"
-    for part in _PARTS:
-        inner = MODEL[part]
-        if isinstance(inner, Mapping) and key in inner:
-            return f" here; it belongs into [models.NAME.{part}]"
-    return ""

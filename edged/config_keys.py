@@ -129,3 +129,16 @@ FIELDS = {
     "max_body": "max_body_bytes",
     "reserve_memory": "reserve_memory_bytes",
 }
+
+
+def home(key: str) -> str:
+    """Return where a known key belongs, as the end of a sentence that refuses it elsewhere."""
+    for table, keys in (("server", SERVER), ("hardware", HARDWARE)):
+        if key in keys:
+            return f" here; it belongs into [{table}]"
+    if key in MODEL:
+        return " here; it belongs into [defaults] or into a model"
+    for part, inner in MODEL.items():
+        if isinstance(inner, Mapping) and key in inner:
+            return f" here; it belongs into [models.NAME.{part}]"
+    return ""
