@@ -12,7 +12,7 @@ from prometheus_client.exposition import generate_latest
 from edged.protocol import Usage
 from edged.status import ModelStatus, State, Status
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MEDIA_TYPE = "text/plain; version=0.0.4"  # UTF-8
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _GAP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -75,7 +75,7 @@ class Metrics:
         return self._gap.labels(model)
 
     def render(self, status: Status) -> bytes:
-        """Return the page of a scrape, in Prometheus' text format (`CONTENT_TYPE`)."""
+        """Return the page of a scrape, in Prometheus' text format (`MEDIA_TYPE`)."""
         snapshot: Any = _Snapshot(status)
         return generate_latest(self._registry) + generate_latest(snapshot)
 

@@ -106,12 +106,13 @@ class Answer:
             ) as events:
                 async for event in events:
                     self._take(event)
-                    self._wake.set()
+                    if self._stream or self._finish:
+                        self._wake.set()
             if self._finish is None and self._error is None:
                 self._error = errors.InternalError("the answer ended without its last event")
         except EdgedError as error:
             self._error = error
-        except Exception as error:  # noqa: BLE001 -- becomes the client's 500, with its traceback logged
+        except Exception as error:  # noqa: BLE001 - the client's 500, its traceback is logged
             self._error = self._unexpected(error)
         self._wake.set()
 
@@ -158,6 +159,8 @@ class Answer:
                 async with asyncio.timeout(STALLED_CLIENT_S):
                     await send({"type": "http.response.body", "body": body, "more_body": not ended})
                 self._sent_s = time.perf_counter()
+        except TimeoutError:  # the server closes a connection whose response is not complete
+            self._error = errors.ClientTooSlow("the client takes no bytes")
         finally:
             if self._ping_timer:
                 self._ping_timer.cancel()
@@ -213,12 +216,14 @@ class Answer:
             self._error = errors.from_code(event.code, event.message, event.param)
         self._started = True
 
-    async def _end(self, *tasks: asyncio.Task[None]) -> None:
-        """Stop the request's tasks; the puller's end is the generation's end."""
-        for task in tasks:
-            task.cancel()
-        _, stuck = await asyncio.wait(tasks, timeout=_ABORT_LIMIT_S)
+    async def _end(self, pump: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
+        """Stop the request's tasks; a generation that did not end by itself is aborted."""
+        watch.cancel()
+        if not self._finish:
+            pump.cancel()
+        _, stuck = await asyncio.wait((pump, watch), timeout=_ABORT_LIMIT_S)
         if stuck:
+            pump.cancel()
             get_logger().error("request.stuck", request_id=self._exchange.id, model=self._model)
 
     def _record(self) -> None:
@@ -230,7 +235,6 @@ class Answer:
             usage = Usage(prompt_tokens=self._n_prompt, completion_tokens=self._n_completion)
             error = self._error or errors.ClientGone("")
             exchange.finish = exchange.error = error.code
-            exchange.status = exchange.status or error.status
         if self._started:
             exchange.prompt_tokens = usage.prompt_tokens
             exchange.completion_tokens = usage.completion_tokens

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
+from edged.errors import ClientGone
 from edged.log import get_logger
 from edged.metrics import Metrics
 
@@ -67,6 +68,7 @@ class Exchange:
 
     def close(self, metrics: Metrics) -> None:
         """Count the request and write its line."""
+        self.status = self.status or ClientGone.status  # nothing was sent: nobody was there
         metrics.request_done(self.model, self.endpoint, self.status)
         log = get_logger()
         quiet = self.endpoint in _PROBES and self.error is None

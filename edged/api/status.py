@@ -52,7 +52,7 @@ def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Say it to Prometheus."""
     box = box_of(request)
     page = box.metrics.render(box.status())
-    return Response(page, media_type=prometheus.CONTENT_TYPE, status_code=200)
+    return Response(page, media_type=prometheus.MEDIA_TYPE, status_code=200)
 
 
 def _json(content: Any, status_code: int = 200) -> Response[Any]:

@@ -12,6 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from edged import errors
 from edged.api import error as api_error
+from edged.api.events import STALLED_CLIENT_S
 from edged.api.exchange import Exchange
 from edged.plan import ModelPlan
 
@@ -38,6 +39,7 @@ class PassThrough:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request of this scope."""
         exchange = Exchange.of(scope)
+        self._request_id = exchange.id
         work = asyncio.create_task(self._carry(send))
         watch = asyncio.create_task(_gone(receive))
         try:
@@ -46,7 +48,6 @@ class PassThrough:
                 work.result()
             else:
                 exchange.finish = exchange.error = errors.ClientGone.code
-                exchange.status = exchange.status or errors.ClientGone.status
         finally:
             for task in (work, watch):
                 task.cancel()
@@ -56,7 +57,7 @@ class PassThrough:
         import httpx  # noqa: PLC0415 -- only a box with upstream models pays its memory
 
         opened = False
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "x-request-id": self._request_id}
         try:
             async with _client(self._app).stream(
                 "POST", self._url, content=self._body, headers=headers
@@ -74,7 +75,8 @@ class PassThrough:
                 )
                 opened = True
                 async for piece in response.aiter_bytes():
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    async with asyncio.timeout(STALLED_CLIENT_S):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except httpx.HTTPError as error:
             problem = errors.ServiceUnavailable(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from edged import errors
 from edged.api import events
@@ -356,6 +358,29 @@ async def test_client_that_leaves_closes_the_generation(
         await box.closed.wait()
     assert box.open == 0
     await eventually(lambda: b'status="499"' in box.metrics.render(box.status()) or stream)
+
+
+async def test_client_that_takes_no_bytes_is_cut_off(
+    port: int, box: PlayedBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "STALLED_CLIENT_S", 0.2)
+
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Started(request.id, 3)
+        for _ in range(200):
+            yield Delta(request.id, content="x" * 100_000)
+        await asyncio.Event().wait()
+
+    box.scripts["guide"] = script
+    content = msgspec.json.encode(asks(stream=True))
+    with socket.create_connection(("127.0.0.1", port)) as connection, capture_logs() as logs:
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % (CHAT.encode(), len(content)) + content)
+        await eventually(box.closed.is_set)
+        await eventually(lambda: any(line["event"] == "request.done" for line in logs))
+    [line] = [line for line in logs if line["event"] == "request.done"]
+    assert line["finish"] == "client_too_slow"
+    assert box.open == 0
 
 
 async def test_silent_stream_opens_and_pings(

@@ -58,7 +58,9 @@ async def test_metrics_count_by_configured_model_only(
         await http.post(CHAT, json=body)
     await http.get("/made/up/path")
     box.problem = "line 3"
-    page = (await http.get("/metrics")).text
+    response = await http.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    page = response.text
     samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(page)
