@@ -32,7 +32,9 @@ LIMITS = Limits(
 )
 
 
-def model(name: str, how: str = "", *, mb: int = 1, refusal: str | None = None, **keys) -> ModelPlan:
+def model(
+    name: str, how: str = "", *, mb: int = 1, refusal: str | None = None, **keys
+) -> ModelPlan:
     """Return the plan of a model; `how` is what stands behind `--` in its file's name."""
     settings = Model(name=name, **({"parallel": 2, "queue": 8} | keys))
     launch = Launch(
@@ -60,7 +62,9 @@ def box(*models: ModelPlan, budget_mb: int = 1000) -> Plan:
             model="test", architecture="x86_64", physical_cores=1, usable_cores=1, usable_cpus=1
         ),
         memory=Memory(
-            total_bytes=budget_mb << 20, limit_bytes=budget_mb << 20, available_bytes=budget_mb << 20
+            total_bytes=budget_mb << 20,
+            limit_bytes=budget_mb << 20,
+            available_bytes=budget_mb << 20,
         ),
         engines=Engines(llamacpp="test"),
     )
@@ -69,7 +73,9 @@ def box(*models: ModelPlan, budget_mb: int = 1000) -> Plan:
         models={plan.model.name: plan.model for plan in models},
     )
     plans = {plan.model.name: plan for plan in models}
-    return Plan(config=config, hardware=hardware, models=plans, names={name: name for name in plans})
+    return Plan(
+        config=config, hardware=hardware, models=plans, names={name: name for name in plans}
+    )
 
 
 class Bench:
@@ -126,7 +132,9 @@ def text_of(events: list[Event]) -> str:
 
 
 async def until(
-    condition: Callable[[], object], explain: Callable[[], str] = lambda: "", limit_s: float = PATIENCE_S
+    condition: Callable[[], object],
+    explain: Callable[[], str] = lambda: "",
+    limit_s: float = PATIENCE_S,
 ) -> None:
     end = time.monotonic() + limit_s
     while not condition():

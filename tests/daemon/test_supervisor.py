@@ -266,9 +266,7 @@ async def test_disconnects_leave_nothing_behind() -> None:
 
 async def test_flood_costs_bounded_memory_and_the_slow_reader_its_answer() -> None:
     async with running(model("m")) as bench:
-        async with aclosing(
-            bench.supervisor.generate("m", Generate(Text("flood")))
-        ) as events:
+        async with aclosing(bench.supervisor.generate("m", Generate(Text("flood")))) as events:
             await anext(events)  # and then this reader sleeps
             stream = next(iter(bench.supervisor._keepers["m"]._worker._streams.values()))
             await until(lambda: stream.ended)
@@ -282,9 +280,7 @@ async def test_flood_costs_bounded_memory_and_the_slow_reader_its_answer() -> No
 
 async def test_slow_reader_gets_every_character() -> None:
     async with running(model("m")) as bench:
-        async with aclosing(
-            bench.supervisor.generate("m", Generate(Text("count 3000")))
-        ) as events:
+        async with aclosing(bench.supervisor.generate("m", Generate(Text("count 3000")))) as events:
             got = [await anext(events)]
             stream = next(iter(bench.supervisor._keepers["m"]._worker._streams.values()))
             await until(lambda: stream.ended)
@@ -442,7 +438,9 @@ async def test_startup_model_without_room_starts_once_there_is() -> None:
     models = model("a", mb=60, load="startup", pin=True), model("b", mb=60, load="startup")
     async with running(*models, budget_mb=100) as bench:
         await asyncio.wait_for(bench.supervisor.settled(), PATIENCE_S)
-        await until(lambda: {bench.model("a").state, bench.model("b").state} == {"ready", "backoff"})
+        await until(
+            lambda: {bench.model("a").state, bench.model("b").state} == {"ready", "backoff"}
+        )
         await bench.apply(*models, budget_mb=200)
         await until(lambda: bench.model("a").state == bench.model("b").state == "ready")
 
@@ -492,5 +490,3 @@ async def test_stderr_flood_keeps_the_last_lines_only() -> None:
         assert await bench.ask("a", "stderr 5000") == "written"
         await until(lambda: bench.model("a").stderr_tail[-1:] == ("line 4999",))
         assert len(bench.model("a").stderr_tail) == 50
-
-
