@@ -146,7 +146,7 @@ class Problem(Struct, frozen=True):
         return f"{place}: {self.message}"
 
 
-class ConfigProblems(ConfigError):  # noqa: N818 - they are what the file has
+class ConfigProblems(ConfigError):
     """Everything that is wrong with a file, in the order of its lines."""
 
     def __init__(self, problems: list[Problem]) -> None:

@@ -51,10 +51,10 @@ class _ToStructlog(logging.Handler):
     """Hands records of the standard library on as events named after their logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger()
-        log.log(
+        event = record.name.partition(".")[0] + ".message"
+        structlog.get_logger().log(
             record.levelno,
-            f"{record.name.split('.')[0]}.message",
+            event,
             message=record.getMessage(),
             exc_info=record.exc_info,
         )

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def dependency_names() -> list[str]:
-    lines = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
-    return [re.split(r"[<>=\[]", line)[0] for line in lines]
+DEPENDENCIES = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -23,15 +20,13 @@ def test_links_lead_to_files(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-@pytest.mark.parametrize("name", dependency_names())
+@pytest.mark.parametrize("name", [re.split(r"[<>=\[]", line)[0] for line in DEPENDENCIES])
 def test_dependency_has_its_reason(name: str) -> None:
     text = (ROOT / "docs/dependencies.md").read_text()
     assert re.search(rf"^\| {re.escape(name)} \|", text, re.MULTILINE), name
 
 
-@pytest.mark.parametrize(
-    "line", PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
-)
+@pytest.mark.parametrize("line", DEPENDENCIES)
 def test_dependency_has_an_upper_bound(line: str) -> None:
     assert ",<" in line
 
