@@ -50,11 +50,11 @@ def convert(value: Any, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         text = str(error)
         found = _PATH.search(text)
-        path = found["path"] if found else ""
+        path = found["path"].replace("[...]", "") if found else ""  # [...] is any key of a dict
         if missing := _MISSING.search(text):
             path = f"{path}.{missing['field']}" if path else missing["field"]
             raise errors.InvalidRequest(f"`{path}` is missing", param=path) from None
-        reason = text[: found.start()] if found else text
+        reason = (text[: found.start()] if found else text).replace(" | null`", "`")
         where = f"`{path}`: " if path else ""
         raise errors.InvalidRequest(
             where + reason[:1].lower() + reason[1:], param=path or None

@@ -82,8 +82,9 @@ async def test_request_id_is_echoed_if_sane_else_made(http: httpx.AsyncClient) -
         b'{"a":' * 200_000,
         b'{"model":"guide","messages":' + b"[" * 5000 + b"]" * 5000 + b"}",
         b'{"seed": 1e999}',
+        b'{"model":"guide","messages":[{"role":"user","content":"\\ud800"}]}',
     ],
-    ids=range(13),
+    ids=range(14),
 )
 async def test_body_that_is_not_a_json_object_is_400(
     http: httpx.AsyncClient, content: bytes

@@ -75,12 +75,14 @@ async def test_prompt_has_four_shapes(
         ([2**31], "invalid_value"),
         ([True], "invalid_value"),
         ([1, "a"], "invalid_value"),
+        ([1] * 8193, "context_length_exceeded"),
         ([None], "invalid_value"),
         ([[["a"]]], "invalid_value"),
         (None, "invalid_value"),
         (7, "invalid_value"),
         ({}, "invalid_value"),
     ],
+    ids=range(15),
 )
 async def test_other_prompts_are_refused(http: httpx.AsyncClient, prompt: Any, code: str) -> None:
     response = await http.post(PATH, json=asks(prompt=prompt))

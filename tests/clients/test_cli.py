@@ -42,6 +42,18 @@ def test_help_lists_the_commands() -> None:
     assert "--config" in ran.stdout
 
 
+def test_serving_process_loads_no_command_line_no_client_and_no_engine() -> None:
+    code = (
+        "import sys, edged.cli, edged.cli.serve, edged.daemon;"
+        "print(*sorted({'typer', 'httpx', 'httpcore', 'llama_cpp', 'torch', 'numpy', 'gguf'} "
+        "& set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT_S
+    )
+    assert ran.stdout.strip() == ""
+
+
 def test_version_is_shown() -> None:
     assert __version__ in edged("version").stdout
     assert json.loads(edged("version", "--json").stdout)["edged"] == __version__

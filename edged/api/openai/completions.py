@@ -43,7 +43,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     parameters.check_common(wire, raw)
     exchange.stream = bool(wire.stream)
     generate = Generate(
-        prompt=to_prompt(wire.prompt),
+        prompt=to_prompt(wire.prompt, plan.context),
         sampling=parameters.sampling(wire),
         max_tokens=_DEFAULT_MAX_TOKENS if wire.max_tokens is None else wire.max_tokens,
         stop=parameters.stops(wire),
@@ -52,10 +52,11 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     return Answer(box, plan.model.name, generate, reply, stream=exchange.stream)
 
 
-def to_prompt(wire: Any) -> Text | Tokens:
+def to_prompt(wire: Any, context: int) -> Text | Tokens:
     """Return the one prompt of a request: a string, token ids, or a list with one of these.
 
-    Raises UnsupportedParameter for several prompts and InvalidRequest for anything else.
+    Raises UnsupportedParameter for several prompts, ContextLengthExceeded for more ids than the
+    model's context has tokens, and InvalidRequest for anything else.
     """
     if isinstance(wire, list) and wire and isinstance(wire[0], str | list):
         if len(wire) > 1:
@@ -67,6 +68,10 @@ def to_prompt(wire: Any) -> Text | Tokens:
         wire = wire[0]
     if isinstance(wire, str) and wire:
         return Text(wire)
+    if isinstance(wire, list) and len(wire) > context:  # here: millions would hold up the loop
+        raise errors.ContextLengthExceeded(
+            f"the prompt has {len(wire)} tokens, the context is {context} tokens", param="prompt"
+        )
     if isinstance(wire, list) and wire and all(map(_is_token, wire)):
         return Tokens(wire)
     if wire in ("", []):
