@@ -27,6 +27,7 @@ from edged.protocol import (
     Sampling,
     Started,
 )
+from edged.worker.llamacpp import runner
 from edged.worker.llamacpp.engine import LlamaCppEngine
 
 EDGE_GUIDE = Path(edged.store.__file__).parent / "builtin" / "edge-guide.gguf"
@@ -134,13 +135,13 @@ def reference(path: Path, n_ctx: int = 512) -> Iterator[Any]:
     lib = llama_cpp.llama_cpp
     original = lib.llama_model_default_params
 
-    def without_amx() -> Any:
+    def as_the_worker() -> Any:
         params = original()
-        params.use_extra_bufts = b"AMX_INT8 = 1" not in lib.llama_print_system_info()
+        params.use_extra_bufts = not runner._has_broken_amx(lib)
         return params
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lib, "llama_model_default_params", without_amx)
+        patch.setattr(lib, "llama_model_default_params", as_the_worker)
         llama = llama_cpp.Llama(
             str(path), n_ctx=n_ctx, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
         )

@@ -16,6 +16,7 @@ import enum
 import importlib
 import importlib.metadata
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,10 +27,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from edged.log import get_logger
 from edged.protocol import Launch
 from edged.worker.engine import BadModelError, EngineMissingError
 
-Row = npt.NDArray[np.float32]
+log = get_logger()
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
@@ -115,6 +117,26 @@ def _open_library() -> Any:
             ggml.ggml_backend_load_all_from_path(ctypes.c_char_p(os.fsencode(folder)))
         lib.llama_backend_init()
     return lib
+
+
+def _has_broken_amx(lib: Any) -> bool:
+    """Tell whether this build of llama.cpp dies in its first matrix product on AMX machines.
+
+    GCC before 11.5, 12.4 and 13.3 drops most of the tile configuration (GCC bug 114098).
+    """
+    if b"AMX_INT8 = 1" not in lib.llama_print_system_info():
+        return False
+    code = (Path(lib.__file__).parent / "lib" / "libggml-cpu.so").read_bytes()
+    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", code)
+    fixed_in = {11: 5, 12: 4, 13: 3}
+    broken = any(int(minor) < fixed_in.get(int(major), 0) for major, minor in compilers)
+    if broken:
+        log.warning(
+            "engine.slow_build",
+            reason="llama.cpp was compiled for AMX by a GCC that miscompiles it",
+            action="compile it with CFLAGS and CXXFLAGS=-mno-amx-tile for faster prompts",
+        )
+    return broken
 
 
 # ── vocabulary ──
@@ -240,10 +262,7 @@ class Runner:
             raise BadModelError(f"{path} does not exist or is not a file")
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        if b"AMX_INT8 = 1" in lib.llama_print_system_info():
-            # GCC 12 drops the stores behind `_tile_loadconfig`, so a native build on a machine
-            # with AMX crashes in its first matrix product. Builds without AMX keep the fast path.
-            params.use_extra_bufts = False
+        params.use_extra_bufts = not _has_broken_amx(lib)
         self._progress = lib.llama_progress_callback(lambda fraction, _data: progress(fraction))
         params.progress_callback = self._progress
         model = lib.llama_model_load_from_file(os.fsencode(path), params)

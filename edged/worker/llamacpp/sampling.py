@@ -25,6 +25,7 @@ Ids = npt.NDArray[np.int64]
 
 _REPEAT_WINDOW = 64
 _BLOCK = 256
+_BUCKETS_A_NAT = 64
 
 
 class Sampler:
@@ -150,27 +151,37 @@ def _largest(row: Row, k: int) -> Ids:
 
 def _nucleus(logits: Row, top_p: float) -> Ids:
     """Return the smallest set of the likeliest whose probabilities reach `top_p`; at least one."""
-    weights = np.exp(logits - logits.max())
+    below = logits.max() - logits
+    weights = np.exp(-below)
     total = float(weights.sum(dtype=np.float64))
     # Everything below this floor together weighs less than 1 - top_p: outside the nucleus.
-    floor = (1.0 - top_p) * total / len(weights)
-    candidates = np.flatnonzero(weights >= floor)
-    order = np.argsort(-weights[candidates], kind="stable")
-    reached = np.cumsum(weights[candidates][order], dtype=np.float64)
-    n = int(np.searchsorted(reached, top_p * total)) + 1
-    return candidates[order[:n]]
+    candidates = np.flatnonzero(weights >= (1.0 - top_p) * total / len(weights))
+    return candidates[_first(below[candidates], weights[candidates], top_p * total)]
 
 
 def _typical(logits: Row, typical_p: float) -> Ids:
     """Return those whose surprise is closest to the expected one, up to `typical_p` in all."""
-    shifted = (logits - logits.max()).astype(np.float64)
-    weights = np.exp(shifted)
-    total = weights.sum()
-    shares = weights / total
-    surprise = np.log(total) - shifted
-    # A banned token has share 0 and endless surprise; it must not turn the mean into NaN.
-    possible = np.flatnonzero(shares > 0)
-    expected = float((shares[possible] * surprise[possible]).sum())
-    order = possible[np.argsort(np.abs(surprise[possible] - expected), kind="stable")]
-    n = int(np.searchsorted(np.cumsum(shares[order]), typical_p)) + 1
-    return order[:n]
+    below = logits.max() - logits
+    weights = np.exp(-below)
+    candidates = np.flatnonzero(weights)  # a banned token's endless surprise would make it NaN
+    below, weights = below[candidates], weights[candidates]
+    total = float(weights.sum(dtype=np.float64))
+    # Surprise is `below` plus a constant, which falls out of the distance to its own mean.
+    expected = np.float32((weights * below).sum(dtype=np.float64) / total)
+    return candidates[_first(np.abs(below - expected), weights, typical_p * total)]
+
+
+def _first(distance: Row, weights: Row, wanted: float) -> Ids:
+    """Return the nearest by `distance`, as few as weigh `wanted` together; the farthest last.
+
+    Buckets of similar distance are summed first, so that only the bucket on the border is sorted.
+    """
+    buckets = (distance * np.float32(_BUCKETS_A_NAT)).astype(np.int64)
+    reached = np.cumsum(np.bincount(buckets, weights))
+    border = min(int(np.searchsorted(reached, wanted)), len(reached) - 1)
+    inside = np.flatnonzero(buckets < border)
+    on_it = np.flatnonzero(buckets == border)
+    on_it = on_it[np.argsort(distance[on_it], kind="stable")]
+    missing = wanted - (reached[border - 1] if border else 0.0)
+    n = int(np.searchsorted(np.cumsum(weights[on_it], dtype=np.float64), missing)) + 1
+    return np.concatenate([inside, on_it[:n]])

@@ -60,6 +60,17 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p(seed: int, size: int, p:
     assert shares[kept].min() >= np.delete(shares, kept).max(initial=0.0) - 1e-9
 
 
+@given(st.integers(0, 99), SIZES, st.floats(0.01, 0.999))
+def test_typical_set_is_the_closest_to_the_mean_surprise(seed: int, size: int, p: float) -> None:
+    row = row_of(seed, size)
+    shares = softmax(row)
+    distance = np.abs(-np.log(shares) - (shares * -np.log(shares)).sum())
+    kept = module._typical(row, p)
+    assert shares[kept].sum() >= p - 1e-5
+    assert shares[kept[:-1]].sum() <= p + 1e-5
+    assert distance[kept].max() <= np.delete(distance, kept).min(initial=np.inf) + 1e-4
+
+
 @given(st.integers(0, 99), SIZES, st.floats(0, 1, exclude_max=True))
 def test_draw_matches_the_cumulative_distribution(seed: int, size: int, dice: float) -> None:
     weights = softmax(row_of(seed, size)).astype(np.float32)
