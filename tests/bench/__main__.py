@@ -2,10 +2,10 @@
 
 import argparse
 import asyncio
-import contextlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -125,6 +125,9 @@ def main() -> int:
     """Measure, print, keep; return the exit code."""
     options = arguments()
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    # asyncio.run turns SIGINT into a cancellation, which stops the servers.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="edged-bench-"))
     try:
         settings = Settings(
@@ -145,9 +148,9 @@ def main() -> int:
         console.print(f"logs: {folder}")
         return 1
     except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
         return 130
-    with contextlib.suppress(OSError):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     names = ("llama-server (1)", "llama-server (2)") if options.same else ("edged", "llama-server")
     about = report.machine() | {
         "busy before": f"{load:.0%}",

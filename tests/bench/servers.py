@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -121,9 +122,11 @@ async def running(launch: Launch) -> AsyncIterator[Server]:
 
 
 def _start(launch: Launch) -> subprocess.Popen[bytes]:
+    # Where setpriv is, a benchmark that is killed takes its servers with it.
+    guard = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
     with launch.log.open("w") as sink:
         return subprocess.Popen(
-            launch.command,
+            guard + launch.command,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
