@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from edged import errors
+from edged.api import upstream
 from edged.api.app import create_app
 from edged.config import Config, Model, Server, Source
 from edged.hardware import Cpu, Hardware, Memory
@@ -159,24 +163,24 @@ def failing(error: errors.EdgedError) -> Script:
 
 
 @contextlib.asynccontextmanager
-async def served(app: object) -> AsyncIterator[int]:
-    """Serve an ASGI app on a random loopback port and give the port."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")  # type: ignore[arg-type]
+async def served(app: Any) -> AsyncIterator[int]:
+    """Serve an ASGI app with uvicorn's protocol on a random loopback port and give the port."""
+    config = uvicorn.Config(app, log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-    task = asyncio.create_task(server.serve([listener]))
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag
-                await asyncio.sleep(0)
-        yield listener.getsockname()[1]
+        yield server.sockets[0].getsockname()[1]
     finally:
-        server.should_exit = True
-        await task
-        listener.close()
+        server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        await eventually(lambda: not state.connections and not state.tasks)
+        await server.wait_closed()
+        if isinstance(app, Litestar):
+            await upstream.close(app)
 
 
 @pytest.fixture

@@ -364,6 +364,7 @@ async def test_client_that_takes_no_bytes_is_cut_off(
     port: int, box: PlayedBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "STALLED_CLIENT_S", 0.2)
+    monkeypatch.setattr(events, "PING_S", 0.1)  # the next write after all fits no more
 
     async def script(request: Generate) -> AsyncGenerator[Event, None]:
         yield Started(request.id, 3)

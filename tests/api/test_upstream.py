@@ -29,11 +29,6 @@ class Upstream:
         self.left = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            for _ in range(2):
-                kind = (await receive())["type"]
-                await send({"type": f"{kind}.complete"})
-            return
         body = b""
         more = True
         while more:
