@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,16 +45,36 @@ Message = TypeVar("Message")
 NO_END = Sampling(temperature=0.0, ignore_eos=True)
 
 
+WORKER = ("-m", "edged.worker")
+
+# A worker whose native code never comes back once the first request is decoded.
+STUCK = """
+import threading
+from edged.worker import __main__
+from edged.worker.llamacpp import runner
+
+whole = runner.Runner.decode
+
+def decode(self, chunks):
+    if threading.current_thread().name == "engine":
+        threading.Event().wait()
+    return whole(self, chunks)
+
+runner.Runner.decode = decode
+__main__.main()
+"""
+
+
 class Peer:
     """The daemon's end of one worker."""
 
-    def __init__(self, send_buffer: int | None = None) -> None:
+    def __init__(self, send_buffer: int | None = None, program: Sequence[str] = WORKER) -> None:
         ours, theirs = socket.socketpair()
         if send_buffer is not None:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edged.worker", str(theirs.fileno())],
+                [sys.executable, *program, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -214,6 +234,22 @@ async def test_closed_socket_ends_the_worker_while_it_decodes(peer: Peer) -> Non
     await peer.until(Stats, lambda s: s.running > 0)
     peer.hang_up()
     await peer.gone()
+
+
+@pytest.mark.parametrize("how", ["hang up", "terminate"])
+async def test_worker_leaves_even_if_the_engine_thread_is_stuck(how: str) -> None:
+    peer = Peer(program=("-c", STUCK))
+    try:
+        await peer.load()
+        await peer.send(request("Hello"))
+        await peer.until(Stats, lambda s: s.running == 1)
+        if how == "hang up":
+            peer.hang_up()
+        else:
+            peer.process.terminate()
+        assert await peer.gone() == protocol.EXIT_OK
+    finally:
+        await peer.close()
 
 
 async def test_closed_socket_ends_the_worker_before_and_during_the_load(peer: Peer) -> None:

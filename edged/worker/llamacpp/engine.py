@@ -98,8 +98,10 @@ class LlamaCppEngine:
         self._in_step: frozenset[int] = frozenset()  # the thread writes, the loop reads
         self._generations: dict[Sequence, _Generation] = {}  # the thread's
         self._by_id: dict[int, _Generation] = {}  # the thread's
+        self._events: list[Event] = []  # the thread's, not posted yet
         self._preparers = ThreadPoolExecutor(2, thread_name_prefix="prepare")
         self._thread: threading.Thread | None = None
+        self._ended = asyncio.Event()  # the thread is at its end
         self._closing = False
 
     # ── the loop's side ──
@@ -118,6 +120,12 @@ class LlamaCppEngine:
             self._preparers, lambda: Runner(launch, output.SHOWN_TOKENS, on_progress)
         )
         self._context = min(launch.context, runner.cells)
+        if self._context > runner.facts.n_ctx_train > 0:
+            log.warning(
+                "engine.context_beyond_training",
+                context=self._context,
+                trained=runner.facts.n_ctx_train,
+            )
         if self._context < 2:  # noqa: PLR2004 - one token of prompt, one of answer
             raise BadModelError(f"a context of {self._context} tokens holds no answer")
         self._scheduler = Scheduler(
@@ -208,7 +216,7 @@ class LlamaCppEngine:
         if self._thread is not None:
             self._commands.stop()
             self._runner.interrupt()
-            await asyncio.to_thread(self._thread.join)
+            await self._ended.wait()  # not join: it could not be given up
             self._thread = None
             self._runner.close()
         for request_id, events in self._open.items():
@@ -282,20 +290,27 @@ class LlamaCppEngine:
 
     def _run(self) -> None:
         try:
-            while self._take_commands():
-                batch = self._scheduler.schedule()
-                for operation in batch.operations:
-                    if isinstance(operation, Share):
-                        self._runner.share(operation.source, operation.target, operation.n)
-                    else:
-                        self._runner.cut(operation.slot, operation.start)
-                if batch.chunks:
-                    self._step(batch)
+            self._work()
         except BaseException as error:
             # The thread is the only owner of the context: without it the worker is of no use.
             log.exception("engine.fault", error=f"{type(error).__name__}: {error}")
             self._on_fault()
             raise
+        finally:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _work(self) -> None:
+        while self._take_commands():
+            batch = self._scheduler.schedule()
+            for operation in batch.operations:
+                if isinstance(operation, Share):
+                    self._runner.share(operation.source, operation.target, operation.n)
+                else:
+                    self._runner.cut(operation.slot, operation.start)
+            if batch.chunks:
+                self._step(batch)
+            else:
+                self._post()
 
     def _take_commands(self) -> bool:
         """Take all commands, waiting for one if there is nothing else to do; False to stop."""
@@ -322,6 +337,9 @@ class LlamaCppEngine:
         generations = [self._generations[chunk.sequence] for chunk in batch.chunks]
         self._runner.resume()
         self._in_step = frozenset(generation.id for generation in generations)
+        # Not earlier: the loop would take the interpreter while this thread still needs it. Now it
+        # works on the last step's events while llama.cpp computes without the interpreter.
+        self._post()
         started = time.monotonic()
         outcome = self._runner.decode(
             [
@@ -337,22 +355,19 @@ class LlamaCppEngine:
         if outcome is Decoded.NO_ROOM:
             self._give_up(self._scheduler.no_room(batch))
             return
-        events = self._update(batch, generations, started)
-        if events:
-            self._post(events)
+        self._update(batch, generations, started)
+        if self._scheduler.idle:
+            self._post()
 
     @staticmethod
     def _tokens_of(chunk: Chunk) -> list[int]:
         return chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
 
-    def _update(
-        self, batch: Batch, generations: list[_Generation], started_s: float
-    ) -> list[Event]:
-        """Sample where logits are due and return the events of this step."""
+    def _update(self, batch: Batch, generations: list[_Generation], started_s: float) -> None:
+        """Sample where logits are due and keep the events of this step for `_post`."""
         now = time.monotonic()
         self._scheduler.computed(batch, now - started_s)
         rows = self._runner.rows() if any(chunk.last for chunk in batch.chunks) else None
-        events: list[Event] = []
         row = 0
         for chunk, generation in zip(batch.chunks, generations, strict=True):
             if not generation.started_s:
@@ -367,10 +382,9 @@ class LlamaCppEngine:
             assert rows is not None
             token = generation.sampler.sample(rows[row])
             row += 1
-            self._advance(generation, token, events)
-        return events
+            self._advance(generation, token)
 
-    def _advance(self, generation: _Generation, token: int, events: list[Event]) -> None:
+    def _advance(self, generation: _Generation, token: int) -> None:
         sequence, shown = generation.sequence, generation.output
         reason = sequence.append(token, self._runner.vocab.ends)
         self._counts.completion_tokens += 1
@@ -381,19 +395,19 @@ class LlamaCppEngine:
         if piece.stopped:
             reason = "stop"
         if piece.content or piece.reasoning:
-            events.append(self._delta(generation, piece))
+            self._events.append(self._delta(generation, piece))
         if reason is not None:
-            self._finish(generation, reason, events)
+            self._finish(generation, reason)
 
     @staticmethod
     def _delta(generation: _Generation, piece: output.Piece) -> Delta:
         n, generation.n_unshown = generation.n_unshown, 0
         return Delta(generation.id, piece.content, piece.reasoning, n)
 
-    def _finish(self, generation: _Generation, reason: Reason, events: list[Event]) -> None:
+    def _finish(self, generation: _Generation, reason: Reason) -> None:
         rest = generation.output.finish()
         if rest.content or rest.reasoning:
-            events.append(self._delta(generation, rest))
+            self._events.append(self._delta(generation, rest))
         if rest.stopped:
             reason = "stop"
         now = time.monotonic()
@@ -409,7 +423,7 @@ class LlamaCppEngine:
             prefill_ms=_ms(generation.first_token_s - generation.started_s),
             decode_ms=_ms(now - generation.first_token_s),
         )
-        events.append(Finish(generation.id, reason, usage, timings))
+        self._events.append(Finish(generation.id, reason, usage, timings))
         self._remove(generation)
 
     def _give_up(self, sequence: Sequence | None) -> None:
@@ -420,11 +434,13 @@ class LlamaCppEngine:
             "the engine found no memory cell for this request; lower `parallel` or raise `context`"
         )
         self._remove(generation)
-        self._post([Failed(generation.id, error.code, error.message)])
+        self._events.append(Failed(generation.id, error.code, error.message))
 
-    def _post(self, events: list[Event]) -> None:
-        if not self._closing:  # afterwards the loop may be gone
-            self._loop.call_soon_threadsafe(self._deliver, events)
+    def _post(self) -> None:
+        """Hand the events so far to the loop with one call."""
+        if self._events and not self._closing:  # afterwards the loop may be gone
+            self._loop.call_soon_threadsafe(self._deliver, self._events)
+            self._events = []
 
 
 def _ms(seconds: float) -> float:
