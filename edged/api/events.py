@@ -233,8 +233,8 @@ class Answer:
             exchange.finish = self._finish.reason
         else:
             usage = Usage(prompt_tokens=self._n_prompt, completion_tokens=self._n_completion)
-            error = self._error or errors.ClientGone("")
-            exchange.finish = exchange.error = error.code
+            cut_off = errors.ClientGone if self._gone else errors.ShuttingDown
+            exchange.finish = exchange.error = (self._error or cut_off).code
         if self._started:
             exchange.prompt_tokens = usage.prompt_tokens
             exchange.completion_tokens = usage.completion_tokens

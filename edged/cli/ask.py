@@ -14,6 +14,7 @@ from rich.console import Console
 
 from edged.cli.client import Url, connected, fail, fetch, message_of
 
+_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 _LIMIT_S = 3600.0  # the daemon pings every few seconds; this only bounds a dead network
 
 
@@ -69,10 +70,10 @@ def _stream(client: httpx.Client, model: str, text: str) -> None:
             if reasoning := delta.get("reasoning_content"):
                 waiting.stop()
                 thinking = True
-                print(_dim(reasoning), end="", flush=True)
+                print(_dim(_plain(reasoning)), end="", flush=True)
             if content := delta.get("content"):
                 waiting.stop()
-                print(("\n\n" if thinking else "") + content, end="", flush=True)
+                print(("\n\n" if thinking else "") + _plain(content), end="", flush=True)
                 thinking = False
     print()
 
@@ -89,6 +90,11 @@ def _deltas(response: httpx.Response, stop_waiting: Any) -> Iterator[dict[str, A
             fail(event["error"]["message"])
         for choice in event["choices"]:
             yield choice["delta"]
+
+
+def _plain(text: str) -> str:
+    """Return `text` without control characters: a model does not steer the terminal."""
+    return text.translate(_CONTROLS) if sys.stdout.isatty() else text
 
 
 def _dim(text: str) -> str:
