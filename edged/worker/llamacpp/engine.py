@@ -18,22 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from edged import protocol
-from edged.errors import (
-    ContextLengthExceeded,
-    EdgedError,
-    InternalError,
-    InvalidRequest,
-    ShuttingDown,
-)
+from edged.errors import EdgedError, InternalError, ShuttingDown
 from edged.log import get_logger
-from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Messages, Ready, Stats
+from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Ready, Stats
 from edged.worker import output
 from edged.worker.engine import BadModelError
+from edged.worker.llamacpp.prepare import Preparer
 from edged.worker.llamacpp.runner import Decoded, Runner
 from edged.worker.llamacpp.sampling import Sampler
 from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
 from edged.worker.llamacpp.sequence import Reason, Sequence
-from edged.worker.template import Template
 
 log = get_logger()
 
@@ -135,13 +129,7 @@ class LlamaCppEngine:
             slots=runner.sequences,
             cuttable=runner.facts.cuttable,
         )
-        vocab = runner.vocab
-        self._template = Template(
-            runner.facts.chat_template,
-            bos=vocab.bos_text,
-            eos=vocab.eos_text,
-            chatml=vocab.has("<|im_start|>") and vocab.has("<|im_end|>"),
-        )
+        self._preparer = Preparer(runner.vocab, runner.facts.chat_template, self._context)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         return Ready(
@@ -149,7 +137,7 @@ class LlamaCppEngine:
             context=self._context,
             n_vocab=runner.facts.n_vocab,
             architecture=runner.facts.architecture,
-            chat_template=self._template.usable,
+            chat_template=self._preparer.has_template,
             threads=runner.threads,
             load_s=round(time.monotonic() - started, 3),
         )
@@ -160,12 +148,13 @@ class LlamaCppEngine:
         try:
             if self._closing:
                 raise ShuttingDown("the model is being stopped; try again")
-            generation = await self._loop.run_in_executor(
-                self._preparers, self._prepare, request, arrived
+            prepared = await self._loop.run_in_executor(
+                self._preparers, self._preparer.prepare, request
             )
         except EdgedError as error:
             yield Failed(request.id, error.code, error.message, error.param)
             return
+        generation = _Generation(request.id, *prepared, arrived_s=arrived)
         events: asyncio.Queue[Event] = asyncio.Queue()
         self._open[request.id] = events
         over = False
@@ -229,62 +218,6 @@ class LlamaCppEngine:
             waiting = self._open.get(event.id)
             if waiting is not None:
                 waiting.put_nowait(event)
-
-    # ── preparation: in a thread of the pool ──
-
-    def _prepare(self, request: Generate, arrived_s: float) -> _Generation:
-        """Turn a request into tokens and state; raises InvalidRequest and its kind."""
-        vocab = self._runner.vocab
-        opened: output.Marker | None = None
-        markers: tuple[output.Marker, ...] = ()
-        prompt = request.prompt
-        if isinstance(prompt, Messages):
-            text = self._template.render(prompt)
-            opened, markers = output.opened_by(text), output.MARKERS
-            # A template that writes BOS itself must not get a second one.
-            wrap = not (vocab.bos_text and text.startswith(vocab.bos_text))
-            tokens = self._tokenize(text, special=True, wrap=wrap)
-        elif isinstance(prompt, protocol.Text):
-            tokens = self._tokenize(prompt.text, special=False, wrap=True)
-        else:
-            tokens = list(prompt.tokens)
-            self._check_tokens(tokens, "prompt")
-        if not tokens:
-            if vocab.bos is None:
-                raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
-            tokens = [vocab.bos]
-        if len(tokens) >= self._context:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(tokens)} tokens, the context is {self._context} tokens, "
-                "prompt and answer together; shorten the prompt or raise `context` of this model",
-                param="messages" if isinstance(prompt, Messages) else "prompt",
-            )
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
-        self._check_tokens(list(request.sampling.logit_bias or ()), "logit_bias")
-        sampler = Sampler(
-            request.sampling, prompt=tokens, ends=vocab.ends, suppressed=vocab.suppressed
-        )
-        sequence = Sequence(
-            tokens, context=self._context, max_tokens=request.max_tokens, group=request.group
-        )
-        shown = output.Output(request.stop, markers=markers, opened=opened)
-        return _Generation(request.id, sequence, sampler, shown, arrived_s)
-
-    def _tokenize(self, text: str, *, special: bool, wrap: bool) -> list[int]:
-        try:
-            return self._runner.vocab.tokenize(text, special=special, wrap=wrap)
-        except ValueError as error:
-            raise InvalidRequest(str(error), param="prompt") from error
-
-    def _check_tokens(self, tokens: list[int], param: str) -> None:
-        n_vocab = self._runner.vocab.n_tokens
-        wrong = next((t for t in tokens if not 0 <= t < n_vocab), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"token {wrong} is outside the vocabulary of this model (0 to {n_vocab - 1})",
-                param=param,
-            )
 
     # ── the engine thread ──
 

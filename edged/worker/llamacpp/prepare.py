@@ -1,0 +1,101 @@
+"""A request becomes tokens: template, vocabulary, and the checks that need the model's facts.
+
+Safe from any thread: it reads what does not change after the load. Long prompts take a while, so
+the engine calls it in a pool beside the loop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edged import protocol
+from edged.errors import ContextLengthExceeded, InvalidRequest
+from edged.protocol import Generate, Messages
+from edged.worker import output
+from edged.worker.llamacpp.runner import Vocab
+from edged.worker.llamacpp.sampling import Sampler
+from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.template import Template
+
+
+class Prepared(NamedTuple):
+    """What a generation needs before it is admitted."""
+
+    sequence: Sequence
+    sampler: Sampler
+    output: output.Output
+
+
+class Preparer:
+    """Prompts of one loaded model with `context` tokens a request."""
+
+    def __init__(self, vocab: Vocab, chat_template: str | None, context: int) -> None:
+        self._vocab = vocab
+        self._context = context
+        self._template = Template(
+            chat_template,
+            bos=vocab.bos_text,
+            eos=vocab.eos_text,
+            chatml=vocab.has("<|im_start|>") and vocab.has("<|im_end|>"),
+        )
+
+    @property
+    def has_template(self) -> bool:
+        """The model can hold a conversation."""
+        return self._template.usable
+
+    def prepare(self, request: Generate) -> Prepared:
+        """Return tokens and state of a request; raises InvalidRequest and its kind."""
+        tokens, shown = self._read(request)
+        if not tokens:
+            if self._vocab.bos is None:
+                raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
+            tokens = [self._vocab.bos]
+        if len(tokens) >= self._context:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(tokens)} tokens, the context is {self._context} tokens, "
+                "prompt and answer together; shorten the prompt or raise `context` of this model",
+                param="messages" if isinstance(request.prompt, Messages) else "prompt",
+            )
+        if request.max_tokens is not None and request.max_tokens < 1:
+            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
+        self._check(list(request.sampling.logit_bias or ()), "logit_bias")
+        sampler = Sampler(
+            request.sampling,
+            prompt=tokens,
+            ends=self._vocab.ends,
+            suppressed=self._vocab.suppressed,
+        )
+        sequence = Sequence(
+            tokens, context=self._context, max_tokens=request.max_tokens, group=request.group
+        )
+        return Prepared(sequence, sampler, shown)
+
+    def _read(self, request: Generate) -> tuple[list[int], output.Output]:
+        prompt = request.prompt
+        if isinstance(prompt, Messages):
+            text = self._template.render(prompt)
+            # A template that writes BOS itself must not get a second one.
+            wrap = not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
+            shown = output.Output(request.stop, opened=output.opened_by(text))
+            return self._tokenize(text, "messages", special=True, wrap=wrap), shown
+        shown = output.Output(request.stop, markers=())
+        if isinstance(prompt, protocol.Text):
+            return self._tokenize(prompt.text, "prompt", special=False, wrap=True), shown
+        self._check(prompt.tokens, "prompt")
+        return list(prompt.tokens), shown
+
+    def _tokenize(self, text: str, param: str, *, special: bool, wrap: bool) -> list[int]:
+        try:
+            return self._vocab.tokenize(text, special=special, wrap=wrap)
+        except ValueError as error:
+            raise InvalidRequest(str(error), param=param) from error
+
+    def _check(self, tokens: list[int], param: str) -> None:
+        n_vocab = self._vocab.n_tokens
+        wrong = next((t for t in tokens if not 0 <= t < n_vocab), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"token {wrong} is outside the vocabulary of this model (0 to {n_vocab - 1})",
+                param=param,
+            )
