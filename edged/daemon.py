@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import resource
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from edged import config, hardware, plan, watch
 from edged.api.app import create_app
 from edged.errors import ConfigError
 from edged.lifecycle import Limits
-from edged.listeners import HttpServer, ListenError
+from edged.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.log import get_logger
 from edged.metrics import Metrics
 from edged.plan import Plan
@@ -39,7 +40,9 @@ log = get_logger()
 EXIT_FAILED = 1
 EXIT_CONFIG = 78  # EX_CONFIG: systemd is told not to try again
 
+_MOST_FILES = 65_536
 _FINISH_S = 20.0  # open streams may finish after SIGTERM
+_READ_S = 60.0  # the configuration, the heads of model files and the hardware
 _STATUS_S = 2.0  # systemd's STATUS line follows within
 
 
@@ -57,6 +60,7 @@ def run(
     """
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stood
     faulthandler.register(signal.SIGUSR2, all_threads=True)
+    _raise_file_limit()
     try:
         path = Path(os.path.abspath(config.find(config_path)))  # noqa: PTH100 - links stay links
         first = _plan(path)
@@ -71,6 +75,13 @@ def run(
         except ListenError as error:
             print(error, file=sys.stderr)  # noqa: T201
             return EXIT_FAILED
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open connections as we may; the soft limit of a login is only 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _plan(path: Path) -> Plan:
@@ -182,6 +193,8 @@ class Daemon:
         self._notifier.stopping()
         self._notifier.extend_timeout(self._finish_s + 30, "stopping: open requests may finish")
         self._http.should_exit = True
+        if not self._http.force_exit:
+            await asyncio.sleep(LAST_CALL_S)
         await asyncio.gather(
             self._supervisor.shutdown(self._finish_s), http, return_exceptions=True
         )
@@ -256,6 +269,8 @@ class Daemon:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            if self._stop.is_set():
+                return
             self._notifier.reloading()
             self._problem = await self._reload()
             if self._announced:
@@ -266,10 +281,15 @@ class Daemon:
         began = time.monotonic()
         try:
             # In a thread: a slow disk or driver must not hold up the streams.
-            new = await asyncio.to_thread(_plan, self._path)
+            new = await asyncio.wait_for(asyncio.to_thread(_plan, self._path), _READ_S)
             change = plan.diff(self.plan, new)
+            if self._stop.is_set():
+                return self._problem
             if change.server:
                 await self._http.listen_on(new.config.server.listen)
+        except TimeoutError:
+            log.error("config.rejected", problem="timeout")  # noqa: TRY400 - it says all
+            return f"reading it took more than {_READ_S:.0f} s: is its disk or a driver stuck?"
         except (ConfigError, ListenError) as error:
             log.error("config.rejected", problem=str(error))  # noqa: TRY400 - no traceback wanted
             return str(error)

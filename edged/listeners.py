@@ -25,6 +25,7 @@ _BACKLOG = 512
 _KEEP_ALIVE_S = 75
 _HEAD_S = 30.0  # from a connection, or a next request's first byte, to the end of its head
 _HEAD_BYTES = 64 << 10
+LAST_CALL_S = 0.5  # when the daemon stops: a request that is on its way may still come in
 
 
 class ListenError(Exception):
@@ -220,8 +221,13 @@ def _inode(path: str) -> int:
 
 
 class _HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits on the head of a request, in bytes and in time."""
+    """uvicorn's protocol with limits on the head of a request, in bytes and in time.
 
+    At the end of the daemon it answers what is already on its way, instead of closing a
+    connection on which a request may arrive this very moment.
+    """
+
+    _is_last_call = False
     _in_head = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
@@ -244,6 +250,8 @@ class _HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_head_timer()
         super().on_headers_complete()
+        if self._is_last_call and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -251,6 +259,20 @@ class _HttpProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_BYTES:
                 self._refuse("431 Request Header Fields Too Large", "headers_too_large")
+
+    def shutdown(self) -> None:
+        self._is_last_call = True
+        if self._is_idle():
+            self.loop.call_later(LAST_CALL_S, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("400 Bad Request", "invalid_http", msg)

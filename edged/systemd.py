@@ -22,20 +22,17 @@ class Notifier:
         path = os.environ.pop("NOTIFY_SOCKET", "")
         usec = os.environ.pop("WATCHDOG_USEC", "")
         pid = os.environ.pop("WATCHDOG_PID", "")
-        self._socket: socket.socket | None = None
         # Half of what systemd waits; None: no watchdog.
         self.watchdog_s: float | None = None
         if usec.isdecimal() and pid in {"", str(os.getpid())}:
             self.watchdog_s = int(usec) / 1e6 / 2
-        if path.startswith(("/", "@")):
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.setblocking(False)
-            self._address = "\0" + path[1:] if path[0] == "@" else path  # @: abstract namespace
+        # A leading @ means the abstract namespace.
+        self._address = "\0" + path[1:] if path.startswith("@") else path
 
     @property
     def enabled(self) -> bool:
         """True when somebody listens."""
-        return self._socket is not None
+        return bool(self._address)
 
     def ready(self, status: str) -> None:
         """Say that the service is up, or done with a reload."""
@@ -63,10 +60,14 @@ class Notifier:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", f"STATUS={status}")
 
     def _send(self, *pairs: str) -> None:
-        if self._socket is not None:
-            message = "\n".join(pair.replace("\n", " ") for pair in pairs)
-            with contextlib.suppress(OSError):
-                self._socket.sendto(message.encode(), self._address)
+        if not self._address:
+            return
+        message = "\n".join(pair.replace("\n", " ") for pair in pairs)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outbox,
+        ):
+            outbox.sendto(message.encode(), socket.MSG_DONTWAIT, self._address)
 
 
 def listen_sockets() -> list[socket.socket]:

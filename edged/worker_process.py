@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -27,7 +26,6 @@ from edged.lifecycle import TICK_S, Limits, Liveness, cause_of_death, is_permane
 from edged.log import get_logger
 from edged.protocol import (
     Abort,
-    Delta,
     Event,
     Failed,
     Finish,
@@ -45,6 +43,7 @@ from edged.protocol import (
     ToWorker,
 )
 from edged.stderr_tail import StderrTail
+from edged.stream import Stream
 
 log = get_logger()
 
@@ -88,7 +87,7 @@ class WorkerProcess:
         self._argv = argv
         self._limits = limits
         self._on_change = on_change  # called when it became ready, and when it is gone
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._last_id = 0
         self._liveness = Liveness(limits)
         self._asked: str | None = None  # why we ended it, for the requests that it still held
@@ -176,7 +175,7 @@ class WorkerProcess:
         hung = ""
         try:
             await loop.create_unix_connection(lambda: self._connection, sock=ours)
-            await self._stderr.follow(_pipe(process))
+            await self._stderr.follow(cast("IO[bytes]", process.stderr))
             self._connection.send(Load(self.launch))
             while not died.is_set():
                 hung = hung or self._liveness.tick(time.monotonic(), busy=self.open > 0) or ""
@@ -238,7 +237,8 @@ class WorkerProcess:
                 self._liveness.heard(message)
                 self.stats = message
             case Loading(fraction):
-                self._liveness.loading()
+                if fraction != self.loaded_fraction:  # the same again only says that its loop lives
+                    self._liveness.loading()
                 self.loaded_fraction = fraction
             case Ready():
                 self._liveness.ready()
@@ -264,7 +264,7 @@ class WorkerProcess:
     async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Yield the events of `request` up to its one `Finish` or `Failed`; closing it aborts."""
         self._last_id += 1
-        stream = _Stream(self._last_id)
+        stream = Stream(self._last_id)
         # Registered before the first wait: whatever happens to the worker ends this stream too.
         if self.alive:
             self._streams[stream.id] = stream
@@ -284,80 +284,12 @@ class WorkerProcess:
             if self._streams.pop(stream.id, None) is not None:
                 self._connection.send(Abort(stream.id))
 
-    def _send(self, stream: _Stream, request: Generate) -> None:
+    def _send(self, stream: Stream, request: Generate) -> None:
         try:
             self._connection.send(msgspec.structs.replace(request, id=stream.id))
         except FrameError as error:
             del self._streams[stream.id]
             stream.put(Failed(stream.id, errors.BodyTooLarge.code, str(error)))
-
-
-class _Stream:
-    """The events of one request that its reader has not taken yet.
-
-    A slow reader costs bounded memory: pieces of text are joined while it is behind, and a reader
-    that is `_MAX_UNREAD` characters behind loses the request instead of the box its memory.
-    """
-
-    _JOIN_FROM_EVENTS = 32
-    _JOIN_TO_CHARS = 4096
-    _MAX_UNREAD_CHARS = 4 << 20
-    _EVENT_COST_CHARS = 64
-
-    def __init__(self, number: int) -> None:
-        self.id = number
-        self.ended = False
-        self.last: Event | None = None
-        self._events: deque[Event] = deque()
-        self._unread_chars = 0
-        self._arrived = asyncio.Event()
-
-    def put(self, event: Event) -> None:
-        if self.ended:
-            return
-        if isinstance(event, Delta):
-            size = len(event.content) + len(event.reasoning)
-            if self._join(event, size):
-                return
-            self._unread_chars += size + self._EVENT_COST_CHARS
-            if self._unread_chars > self._MAX_UNREAD_CHARS:
-                event = Failed(
-                    self.id,
-                    errors.ServiceUnavailable.code,
-                    "the client reads too slowly: the answer was cut off",
-                )
-        self.ended = isinstance(event, Finish | Failed)
-        self.last = event
-        self._events.append(event)
-        self._arrived.set()
-
-    def _join(self, event: Delta, size: int) -> bool:
-        last = self._events[-1] if len(self._events) >= self._JOIN_FROM_EVENTS else None
-        if not isinstance(last, Delta):
-            return False
-        if size + len(last.content) + len(last.reasoning) > self._JOIN_TO_CHARS:
-            return False
-        if event.reasoning and last.content:
-            return False  # the order of thinking and answer stays as it was
-        self._unread_chars += size
-        self._events[-1] = Delta(
-            last.id,
-            last.content + event.content,
-            last.reasoning + event.reasoning,
-            last.n_tokens + event.n_tokens,
-        )
-        return True
-
-    async def next(self) -> Event:
-        """Wait for the next event; liveness of the worker bounds this wait."""
-        while not self._events:
-            self._arrived.clear()
-            await self._arrived.wait()
-        event = self._events.popleft()
-        if isinstance(event, Delta):
-            size = len(event.content) + len(event.reasoning)
-            self._unread_chars = max(0, self._unread_chars - size - self._EVENT_COST_CHARS)
-        return event
 
 
 class _Connection(asyncio.Protocol):
@@ -432,8 +364,3 @@ def rss_bytes(pid: int) -> int | None:
     except OSError:
         return None
     return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _pipe(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    assert process.stderr is not None
-    return process.stderr

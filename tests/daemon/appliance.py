@@ -88,10 +88,24 @@ class Appliance:
 
     # ── the process ──
 
-    async def start(self, *, finish_s: float = 20, env: dict[str, str] | None = None) -> None:
+    async def start(
+        self,
+        *,
+        finish_s: float = 20,
+        env: dict[str, str] | None = None,
+        listening: socket.socket | None = None,
+    ) -> None:
+        """Start it; `listening` is handed over as systemd does, at descriptor 3."""
+        command = [sys.executable, "-m", "tests.daemon.serve", str(self.config), str(finish_s)]
+        fds: tuple[int, ...] = ()
+        if listening is not None:
+            fds = (listening.fileno(),)
+            shell = f'LISTEN_FDS=1 LISTEN_FDNAMES=http LISTEN_PID=$$ exec "$@" 3<&{fds[0]}'
+            command = ["bash", "-c", shell, "bash", *command]
         with self._log.open("ab") as sink:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.daemon.serve", str(self.config), str(finish_s)),
+                *command,
+                pass_fds=fds,
                 cwd=ROOT,
                 env=os.environ | (env or {}),
                 stdout=sink,

@@ -52,6 +52,7 @@ class FakeWorker:
         self.progress = 0
         self.tokens = 0
         self.ballast: list[bytes] = []
+        self.deaf = False
 
     def send(self, message: ToDaemon) -> None:
         self.writer.write(self.frames.encode(message))
@@ -62,7 +63,7 @@ class FakeWorker:
 
     # ── load ──
 
-    async def load(self, launch: Launch) -> None:  # noqa: C901 - one branch a misdeed
+    async def load(self, launch: Launch) -> None:
         how = Path(launch.path).stem.partition("--")[2]
         began = time.monotonic()
         self.send(Loading(0.0))
@@ -96,13 +97,7 @@ class FakeWorker:
                 load_s=time.monotonic() - began,
             )
         )
-        if how == "deaf":
-            self.stats()
-            await self.writer.drain()
-            while True:
-                await asyncio.sleep(0.1)
-                self.progress += 1
-                self.stats()
+        self.deaf = how == "deaf"
 
     def refuse(self, message: str, code: int) -> None:
         self.send(LoadFailed(message))
@@ -213,24 +208,27 @@ async def serve(sock: socket.socket) -> None:
     writer.transport.set_write_buffer_limits(high=_ANSWER_BYTES)
     worker = FakeWorker(writer)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave, 0)
-    beat: asyncio.Task[None] | None = None
+    loading: asyncio.Task[None] | None = None
     while data := await reader.read(1 << 16):
+        if worker.deaf:
+            await asyncio.Event().wait()
         for message in worker.frames.feed(data):
             match message:
                 case Load(launch):
-                    await worker.load(launch)
-                    beat = asyncio.create_task(heartbeat(worker))
+                    loading = asyncio.create_task(load(worker, launch))
                 case Generate():
                     worker.start(message)
                 case Abort(number):
                     if number in worker.tasks:
                         worker.tasks[number].cancel()
-    del beat
+    del loading
     os._exit(0)  # the daemon is gone
 
 
-async def heartbeat(worker: FakeWorker) -> None:
+async def load(worker: FakeWorker, launch: Launch) -> None:
+    await worker.load(launch)
     while True:
+        worker.progress += worker.deaf
         worker.stats()
         await asyncio.sleep(0.1)
 

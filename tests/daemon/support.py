@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from edged.config import Config, HardwareOverrides, Model
 from edged.hardware import Cpu, Engines, Hardware, Memory
@@ -33,7 +34,7 @@ LIMITS = Limits(
 
 
 def model(
-    name: str, how: str = "", *, mb: int = 1, refusal: str | None = None, **keys
+    name: str, how: str = "", *, mb: int = 1, refusal: str | None = None, **keys: Any
 ) -> ModelPlan:
     """Return the plan of a model; `how` is what stands behind `--` in its file's name."""
     settings = Model(name=name, **({"parallel": 2, "queue": 8} | keys))
@@ -117,7 +118,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(*models: ModelPlan, limits: Limits = LIMITS, **keys) -> AsyncIterator[Bench]:
+async def running(*models: ModelPlan, limits: Limits = LIMITS, **keys: Any) -> AsyncIterator[Bench]:
     bench = Bench(limits)
     await bench.apply(*models, **keys)
     try:

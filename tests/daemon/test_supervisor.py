@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from edged import errors
 from edged.protocol import Failed, Finish, Generate, Started, Text
@@ -20,7 +22,6 @@ from tests.daemon.support import (
     text_of,
     until,
 )
-from msgspec.structs import replace
 
 
 async def test_on_demand_model_loads_with_the_first_request() -> None:
@@ -82,7 +83,7 @@ async def test_five_bad_starts_in_a_row_fail_the_model_with_its_last_words() -> 
         assert status.stderr_tail == ("cannot allocate a thing",)
 
 
-async def test_request_waits_through_bad_starts(tmp_path) -> None:
+async def test_request_waits_through_bad_starts(tmp_path: Path) -> None:
     path = str(tmp_path / "m--dies-until-mended.gguf")
     async with running(model("m", path), limits=replace(LIMITS, bad_starts=100)) as bench:
         answer = asyncio.create_task(bench.ask("m", "count 2"))

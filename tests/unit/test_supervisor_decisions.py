@@ -1,0 +1,212 @@
+"""The pure decisions of the supervisor, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.lifecycle import (
+    TICK_S,
+    Backoff,
+    Limits,
+    Liveness,
+    cause_of_death,
+    is_permanent,
+    why_leave,
+)
+from edged.protocol import EXIT_BAD_MODEL, EXIT_FAULT, EXIT_NO_ENGINE, Launch, Stats
+
+LIMITS = Limits()
+
+
+def stats(progress: int) -> Stats:
+    return Stats(progress, 1, 0, 0, 1, 0, 0, 0, 1.0)
+
+
+def ticks(liveness: Liveness, start: float, seconds: int, *, busy: bool) -> str | None:
+    """Tick once a second; return the verdict that came first."""
+    for n in range(seconds):
+        verdict = liveness.tick(start + n * TICK_S, busy=busy)
+        if verdict:
+            return verdict
+    return None
+
+
+def ready() -> Liveness:
+    liveness = Liveness(LIMITS)
+    liveness.ready()
+    return liveness
+
+
+# ── hung? ──
+
+
+def test_silent_worker_is_hung_after_15_seconds() -> None:
+    assert ticks(ready(), 0, 15, busy=False) is None
+    assert "not a sign of life for 15 s" in str(ticks(ready(), 0, 17, busy=False))
+
+
+def test_worker_that_speaks_is_not_hung_while_idle() -> None:
+    liveness = ready()
+    for second in range(1000):
+        liveness.heard(stats(5))
+        assert liveness.tick(second, busy=False) is None
+
+
+def test_busy_worker_without_progress_is_hung_after_60_seconds() -> None:
+    liveness = ready()
+    verdicts = []
+    for second in range(62):
+        liveness.heard(stats(5))
+        verdicts.append(liveness.tick(second, busy=True))
+    assert verdicts[:60] == [None] * 60
+    assert "no engine step for 60 s" in str(verdicts[61])
+
+
+def test_progress_however_slow_is_enough() -> None:
+    liveness = ready()
+    for second in range(1000):
+        liveness.heard(stats(second // 50))
+        assert liveness.tick(second, busy=True) is None
+
+
+def test_time_without_requests_does_not_count_as_stuck() -> None:
+    liveness = ready()
+    for second in range(1000):
+        liveness.heard(stats(5))
+        assert liveness.tick(second, busy=second % 50 > 0) is None
+
+
+def test_load_is_hung_only_without_progress() -> None:
+    liveness = Liveness(LIMITS)
+    for second in range(1000):
+        if second % 200 == 0:
+            liveness.loading()
+        assert liveness.tick(second, busy=False) is None
+    silent = Liveness(LIMITS)
+    verdict = None
+    for second in range(302):
+        silent.heard(stats(second))  # its loop lives, its load does not
+        verdict = verdict or silent.tick(second, busy=True)
+    assert "loading made no progress for 300 s" in str(verdict)
+
+
+def test_daemon_that_was_stopped_itself_blames_nobody() -> None:
+    liveness = ready()
+    liveness.heard(stats(1))
+    assert liveness.tick(0, busy=True) is None
+    assert liveness.tick(3600, busy=True) is None
+    liveness.heard(stats(1))
+    assert liveness.tick(7200, busy=True) is None
+
+
+# ── again when? ──
+
+
+def test_waits_double_up_to_the_most() -> None:
+    backoff = Backoff(LIMITS)
+    waits = [backoff.crashed(served_s=1.0) for _ in range(8)]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_fifth_bad_start_in_a_row_is_the_last() -> None:
+    backoff = Backoff(LIMITS)
+    assert [backoff.start_failed() for _ in range(5)] == [1, 2, 4, 8, None]
+
+
+def test_start_that_succeeds_begins_the_row_anew() -> None:
+    backoff = Backoff(LIMITS)
+    for _ in range(4):
+        assert backoff.start_failed() is not None
+    backoff.crashed(served_s=1.0)
+    assert [backoff.start_failed() is None for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_long_service_forgets_the_waits() -> None:
+    backoff = Backoff(LIMITS)
+    for _ in range(6):
+        backoff.crashed(served_s=1.0)
+    assert backoff.crashed(served_s=LIMITS.stable_s) == LIMITS.first_backoff_s
+
+
+def test_reset_forgets_everything() -> None:
+    backoff = Backoff(LIMITS)
+    for _ in range(4):
+        backoff.start_failed()
+    backoff.reset()
+    assert backoff.start_failed() == LIMITS.first_backoff_s
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=50))
+def test_waits_stay_within_their_bounds(history: list[float | None]) -> None:
+    """None is a bad start, a number a crash after so many seconds of service."""
+    backoff = Backoff(LIMITS)
+    for served_s in history:
+        wait_s = backoff.start_failed() if served_s is None else backoff.crashed(served_s)
+        if wait_s is None:
+            break
+        assert LIMITS.first_backoff_s <= wait_s <= LIMITS.most_backoff_s
+
+
+# ── dead of what? ──
+
+
+@pytest.mark.parametrize(
+    ("returncode", "words"),
+    [
+        (-signal.SIGKILL, "killed by SIGKILL (by the kernel for lack of memory"),
+        (-signal.SIGILL, "instruction that this CPU does not have"),
+        (-signal.SIGBUS, "truncated"),
+        (-signal.SIGRTMAX, "killed by SIGRTMAX"),
+        (-99, "killed by signal 99"),
+        (3, "exit code 3"),
+        (0, "without being asked to"),
+        (EXIT_FAULT, "could not repair"),
+    ],
+)
+def test_cause_is_told_in_plain_words(returncode: int, words: str) -> None:
+    assert words in cause_of_death(returncode)
+
+
+def test_cause_ends_with_the_last_line_of_stderr() -> None:
+    assert cause_of_death(-6, "GGML_ASSERT(x)").endswith("; its last words: GGML_ASSERT(x)")
+
+
+def test_only_bad_models_and_missing_engines_are_permanent() -> None:
+    assert {code for code in range(-64, 256) if is_permanent(code)} == {
+        EXIT_BAD_MODEL,
+        EXIT_NO_ENGINE,
+    }
+
+
+# ── leave why? ──
+
+LAUNCH = Launch("m", "llamacpp", "/m.gguf", "1", context=10, parallel=1, pool=10)
+CALM = {
+    "over": None,
+    "running": LAUNCH,
+    "wanted": LAUNCH,
+    "evicted": False,
+    "idle_s": 5.0,
+    "idle_unload_s": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({}, None),
+        ({"over": "stopping", "wanted": None}, "stopping"),
+        ({"over": "removed"}, "removed"),
+        ({"wanted": None, "evicted": True}, "replaced"),
+        ({"evicted": True}, "evicted"),
+        ({"idle_unload_s": 5.0}, "idle"),
+        ({"idle_unload_s": 5.1}, None),
+        ({"idle_unload_s": 1.0, "idle_s": 0.0}, None),
+    ],
+)
+def test_ready_worker_leaves_for_one_reason(facts: dict[str, object], reason: str | None) -> None:
+    assert why_leave(**(CALM | facts)) == reason
