@@ -26,6 +26,7 @@ OPTIONS = (
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
 )
+AMX_HEADER = Path(__file__).parents[2] / "packaging/amx_tile_config.h"
 BUILD_LIMIT_S = 3600
 LOG_TAIL = 15
 
@@ -49,7 +50,7 @@ def _compiler_flags(*, amx: bool) -> str:
     if platform.machine() != "x86_64":
         return ""
     if amx:
-        return f"-include {Path(__file__).with_name('amx_tile_config.h')}"
+        return f"-include {AMX_HEADER}"
     return "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 
 

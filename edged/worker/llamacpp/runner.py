@@ -41,6 +41,7 @@ _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 # llama.cpp takes the pool of all sequences for the context of one.
 _POOL_IS_NO_CONTEXT = "possible training context overflow"
 _MEMORY_WORDS = ("failed to allocate", "unable to allocate", "out of memory", "cannot allocate")
+_AMX_MENDED = b"edged: amx tile config is whole"  # packaging/amx_tile_config.h
 
 
 class Decoded(enum.Enum):
@@ -122,11 +123,14 @@ def _open_library() -> Any:
 def _has_broken_amx(lib: Any) -> bool:
     """Tell whether this build of llama.cpp dies in its first matrix product on AMX machines.
 
-    GCC before 11.5, 12.4 and 13.3 drops most of the tile configuration (GCC bug 114098).
+    GCC before 11.5, 12.4 and 13.3 drops most of the tile configuration (GCC bug 114098), unless
+    it was compiled with edged's own header for it, which leaves a mark.
     """
     if b"AMX_INT8 = 1" not in lib.llama_print_system_info():
         return False
     code = (Path(lib.__file__).parent / "lib" / "libggml-cpu.so").read_bytes()
+    if _AMX_MENDED in code:
+        return False
     compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", code)
     fixed_in = {11: 5, 12: 4, 13: 3}
     broken = any(int(minor) < fixed_in.get(int(major), 0) for major, minor in compilers)
@@ -134,7 +138,7 @@ def _has_broken_amx(lib: Any) -> bool:
         log.warning(
             "engine.slow_build",
             reason="llama.cpp was compiled for AMX by a GCC that miscompiles it",
-            action="compile it with CFLAGS and CXXFLAGS=-mno-amx-tile for faster prompts",
+            action="compile it again as edged's packaging/setup-venv does, for more speed",
         )
     return broken
 
