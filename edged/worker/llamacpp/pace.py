@@ -1,7 +1,8 @@
 """How many prompt tokens fit beside running streams without stalling them.
 
-Pure. A step with decodes should take about `TARGET_S`; what a prompt token costs on this box is
-learned from the steps themselves.
+Pure. A step with decodes should take about `TARGET_S`, or twice what its decodes alone take where
+that is longer: on a slow or busy box prefill gets half of the time, not the crumbs. What a prompt
+token costs on this box is learned from the steps themselves.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Pace:
 
     def prompt_tokens(self) -> int:
         """Prompt tokens that a step with decodes can carry."""
-        return max(_FEWEST, int((TARGET_S - self._decode_s) / self._token_s))
+        spare_s = max(TARGET_S - self._decode_s, self._decode_s)
+        return max(_FEWEST, int(spare_s / self._token_s))
 
 
 def _mix(old: float, new: float) -> float:
