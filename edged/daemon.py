@@ -149,12 +149,7 @@ class Daemon:
         """Return whether every startup model is ready, and one line for each that is not."""
         if self._stop.is_set():
             return False, ["edged is stopping"]
-        missing = []
-        for model in self._supervisor.snapshot():
-            startup = self.plan.models[model.name].model.load == "startup"
-            if startup and model.state != "ready":
-                why = f": {model.error}" if model.error else ""
-                missing.append(f"{model.name} is {model.state}{why}")
+        missing = self._supervisor.missing()
         return not missing, missing
 
     # ── life ──

@@ -53,6 +53,7 @@ class Keeper:
         self._backoff = Backoff(limits)
         self._since = self.last_used
         self._ready_at = self.last_used
+        self._unready_at = self.last_used
         self._restarts = 0
         self._last_words: tuple[str, ...] = ()
         self._evicted = False
@@ -133,7 +134,7 @@ class Keeper:
                 left_s = ticket.joined + self._limits.queue_wait_s - now
             else:
                 # A model that was ready and is not any more gets its time anew.
-                left_s = max(ticket.joined, self.last_used) + self._limits.start_wait_s - now
+                left_s = max(ticket.joined, self._unready_at) + self._limits.start_wait_s - now
             if left_s <= 0:
                 raise self._too_late()
             await asyncio.wait([ticket.worker], timeout=left_s)
@@ -142,7 +143,7 @@ class Keeper:
     def _too_late(self) -> errors.EdgedError:
         if self.state == "ready":
             waited_s = self._limits.queue_wait_s
-            return errors.ModelLoading(
+            return errors.ServiceUnavailable(
                 f"model {self.name!r} was busy for {waited_s:.0f} s; try again later",
                 retry_after_s=30,
             )
@@ -162,7 +163,7 @@ class Keeper:
                 self._changed.clear()
                 if self.plan.launch is None:
                     self._retry = False
-                    self._fail(self.plan.refusal or "it has no worker of its own")
+                    self._be_without_worker()
                     await self._wait()
                 elif self.state == "failed" and not self._retry:
                     await self._wait()
@@ -176,6 +177,13 @@ class Keeper:
             self._line.dismiss(errors.ShuttingDown(self._why_over(), retry_after_s=5))
             if self._worker is not None:  # only when this coroutine was cancelled
                 self._worker.kill(self._why_over())
+
+    def _be_without_worker(self) -> None:
+        if self.plan.refusal is not None:
+            self._fail(self.plan.refusal)
+        else:  # an upstream: the api passes its requests through
+            self._be("ready")
+            self._line.dismiss(errors.ModelFailed(f"model {self.name!r} is served elsewhere"))
 
     def _is_wanted(self) -> bool:
         by_plan = self.plan.model.load == "startup" and not self._evicted
@@ -210,7 +218,8 @@ class Keeper:
                     return True
                 await self._wait(self._limits.drain_s)
         except errors.InsufficientMemory as error:
-            log.warning("model.no_memory", model=self.name, reason=error.message)
+            if error.message != self.error:  # else it is only the next try
+                log.warning("model.no_memory", model=self.name, reason=error.message)
             self._line.dismiss(error)
             if self.plan.model.load == "startup":
                 await self._back_off(self._limits.memory_retry_s, error.message)
@@ -330,8 +339,10 @@ class Keeper:
         if error is not None or state == "ready":
             self.error = error
         if state != self.state:
-            self.state = state
             self._since = time.monotonic()
+            if self.state == "ready":
+                self._unready_at = self._since
+            self.state = state
             self._on_state()
 
     def _fail(self, error: str) -> None:
@@ -360,6 +371,12 @@ class Keeper:
         """True when its worker must not be evicted."""
         in_use = self._line.admitted > 0 or self._line.waiting > 0
         return in_use or self.state != "ready" or self._over is not None
+
+    @property
+    def is_missing(self) -> bool:
+        """True when it should be up since the start, and is not."""
+        wanted = self.plan.model.load == "startup" and not self._evicted
+        return wanted and self.state != "ready"
 
     @property
     def is_leaving(self) -> bool:

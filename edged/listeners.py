@@ -131,7 +131,7 @@ class HttpServer(uvicorn.Server):
             app,
             http=_HttpProtocol,
             ws="none",
-            lifespan="off",
+            lifespan="on",
             interface="asgi3",
             log_config=None,
             log_level="warning",
@@ -191,6 +191,7 @@ class HttpServer(uvicorn.Server):
 
     async def run_until_exit(self) -> None:
         """Serve until `should_exit`; then let open answers finish within the limit."""
+        await self.lifespan.startup()
         self.started = True
         await self.main_loop()
         await self.shutdown()

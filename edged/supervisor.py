@@ -77,15 +77,17 @@ class Supervisor:
 
     async def settled(self) -> None:
         """Return when no startup model is on its first way up: each is ready or has a problem."""
-        while any(self._is_on_its_way(keeper) for keeper in self._keepers.values()):
+        while any(keeper.is_missing and not keeper.error for keeper in self._keepers.values()):
             self._moved.clear()
             await self._moved.wait()
 
-    @staticmethod
-    def _is_on_its_way(keeper: Keeper) -> bool:
-        if keeper.plan.model.load != "startup" or keeper.error is not None:
-            return False
-        return keeper.state not in {"ready", "failed", "backoff"}
+    def missing(self) -> list[str]:
+        """Return one line for each startup model that does not serve."""
+        return [
+            f"{keeper.name} is {keeper.state}" + (f": {keeper.error}" if keeper.error else "")
+            for keeper in self._keepers.values()
+            if keeper.is_missing
+        ]
 
     async def shutdown(self, limit_s: float) -> None:
         """Admit nothing, let open requests finish within `limit_s`, then stop every worker."""

@@ -112,9 +112,8 @@ async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
         streams = [asyncio.create_task(box.ask("a", "count 40 0.05")) for _ in range(6)]
         loading = asyncio.create_task(box.ask("b", "count"))
         await box.until_model("a", open=5, queued=1)
-        await box.until_model("b", state="starting")
+        await until(lambda: len(box.workers()) == 2)
         workers = box.workers()
-        assert len(workers) == 2
         assert await box.stop() == 0
         assert [len(text.split()) for text in await asyncio.gather(*streams)] == [40] * 6
         with pytest.raises(AnswerError) as caught:

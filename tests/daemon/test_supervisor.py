@@ -56,6 +56,15 @@ async def test_refused_model_fails_with_the_plans_words() -> None:
         await bench.until("m", "failed")
 
 
+async def test_upstream_has_no_worker_and_is_ready() -> None:
+    upstream = replace(model("m", load="startup"), engine="upstream", launch=None)
+    async with running(upstream) as bench:
+        await bench.until("m", "ready")
+        assert bench.model("m").pid is None
+        with pytest.raises(errors.ModelFailed, match="served elsewhere"):
+            await bench.ask("m", "count")
+
+
 async def test_bad_model_fails_at_once_and_is_tried_again_after_a_reload() -> None:
     async with running(model("m", "bad", load="startup")) as bench:
         status = await bench.until("m", "failed")
@@ -432,6 +441,8 @@ async def test_evicted_startup_model_waits_for_a_request() -> None:
         await bench.until("a", "ready")
         await bench.ask("b", "count 1")
         await bench.until("a", "stopped")
+        assert bench.supervisor.missing() == []
+        await asyncio.wait_for(bench.supervisor.settled(), PATIENCE_S)
         assert await bench.ask("a", "count 1") == "0 "
 
 
