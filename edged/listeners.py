@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import socket
 import stat
@@ -25,6 +26,7 @@ _BACKLOG = 512
 _KEEP_ALIVE_S = 75
 _HEAD_S = 30.0  # from a connection, or a next request's first byte, to the end of its head
 _HEAD_BYTES = 64 << 10
+_CUT_S = 5.0
 LAST_CALL_S = 0.5  # when the daemon stops: a request that is on its way may still come in
 
 
@@ -139,7 +141,8 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,  # what a client claims to be is not where it comes from
             timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(finish_s),
+            # The supervisor ends what does not finish; cutting is for clients that do not read.
+            timeout_graceful_shutdown=math.ceil(finish_s + LAST_CALL_S + _CUT_S),
         )
         config.load()
         super().__init__(config)

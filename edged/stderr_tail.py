@@ -14,6 +14,7 @@ log = get_logger()
 
 _KEPT_LINES = 50
 _LINE_CHARS = 500
+_JUST_NOW_S = 5.0  # what a worker wrote long before it died is no clue to its death
 _BURST_LINES = 200  # logged at once; then _LINES_A_SECOND, so that a mad worker cannot fill a disk
 _LINES_A_SECOND = 10.0
 
@@ -28,7 +29,7 @@ class StderrTail(asyncio.Protocol):
         self._transport: asyncio.ReadTransport | None = None
         self._ended = asyncio.Event()
         self._allowance = float(_BURST_LINES)
-        self._refilled = time.monotonic()
+        self._refilled = self._written = time.monotonic()
         self._skipped = 0
 
     @property
@@ -38,7 +39,9 @@ class StderrTail(asyncio.Protocol):
 
     @property
     def last(self) -> str:
-        """The last line that is not blank, or nothing."""
+        """The last line that is not blank, if it was written just now: the last words."""
+        if time.monotonic() - self._written > _JUST_NOW_S:
+            return ""
         return next((line for line in reversed(self._kept) if line.strip()), "")
 
     async def follow(self, pipe: IO[bytes]) -> None:
@@ -75,7 +78,7 @@ class StderrTail(asyncio.Protocol):
         now = time.monotonic()
         earned = (now - self._refilled) * _LINES_A_SECOND
         self._allowance = min(self._allowance + earned, _BURST_LINES)
-        self._refilled = now
+        self._refilled = self._written = now
         if self._allowance < 1:
             self._skipped += 1
             return

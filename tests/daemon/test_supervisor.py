@@ -457,6 +457,14 @@ async def test_startup_model_without_room_starts_once_there_is() -> None:
         await until(lambda: bench.model("a").state == bench.model("b").state == "ready")
 
 
+async def test_memory_of_a_worker_is_measured() -> None:
+    async with running(model("a")) as bench:
+        await bench.ask("a", "count 1")
+        before = bench.model("a").memory_bytes or 0
+        await bench.ask("a", "balloon 50")
+        assert (bench.model("a").memory_bytes or 0) > before + (40 << 20)
+
+
 # ── the end ──
 
 
