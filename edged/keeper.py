@@ -281,7 +281,9 @@ class Keeper:
     def _why_to_leave(self, running: Launch, now: float) -> str | None:
         model = self.plan.model
         busy = self._line.admitted > 0 or self._line.waiting > 0
-        self._evicted = self._evicted and not busy
+        if busy and self._evicted:  # a request was faster; who wanted the memory asks again
+            self._evicted = False
+            self._on_state()
         return why_leave(
             over=self._over,
             running=running,

@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _KEEP_ALIVE_S = 75
 _HEAD_S = 30.0  # from a connection, or a next request's first byte, to the end of its head
 _HEAD_BYTES = 64 << 10
 _CUT_S = 5.0
+_CLOSED_S = 1.0  # a closed socket is gone from the kernel
 LAST_CALL_S = 0.5  # when the daemon stops: a request that is on its way may still come in
 
 
@@ -150,7 +152,7 @@ class HttpServer(uvicorn.Server):
         self.servers = []
         self._given = {address(opened): opened for opened in given}
         self._open: dict[Listen, asyncio.Server] = {}  # as configured, port 0 included
-        self._paths: dict[Listen, tuple[str, int]] = {}  # socket files that are ours to remove
+        self._inodes: dict[Listen, int] = {}  # of the socket files that are ours to remove
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -166,31 +168,25 @@ class HttpServer(uvicorn.Server):
     async def listen_on(self, wanted: tuple[Listen, ...]) -> None:
         """Serve exactly these addresses (and the given ones).
 
-        Opens what is new before it closes what is gone. Raises ListenError with everything as it
-        was. Open connections of a closed address go on.
+        Opens what is new before it closes what is gone; only where both cannot be open at once
+        (0.0.0.0 and 127.0.0.1 on one port) there is a moment without either. Raises ListenError
+        with everything as it was. Open connections of a closed address go on.
         """
-        new = {}
+        new = [each for each in wanted if each not in self._open and each not in self._given]
+        kept = {*wanted, *self._given}
+        gone = [each for each in self._open if each not in kept]
+        in_the_way = [old for old in gone if any(_overlap(old, each) for each in new)]
+        for old in in_the_way:
+            self._close(old)
         try:
-            for listen in wanted:
-                if listen not in self._open and listen not in self._given:
-                    new[listen] = open_socket(listen)
+            opened = await _open_all(new, patiently=bool(in_the_way))
         except ListenError:
-            for opened in new.values():
-                opened.close()
+            await self._serve_on(await _open_all(in_the_way, patiently=True))
             raise
-        for opened in self._given.values():
-            if not self._is_served(opened):
-                self.servers.append(await self._serve_on(opened))
-        for listen, opened in new.items():
-            self._open[listen] = await self._serve_on(opened)
-            self.servers.append(self._open[listen])
-            if listen.kind == "unix":
-                self._paths[listen] = (listen.path, _inode(listen.path))
-        for listen in [old for old in self._open if old not in wanted]:
-            server = self._open.pop(listen)
-            self.servers.remove(server)
-            server.close()
-            self._unlink(listen)
+        unserved = [each for each in self._given if each not in self._open]
+        await self._serve_on({each: self._given[each] for each in unserved} | opened)
+        for old in set(gone) - set(in_the_way):
+            self._close(old)
 
     async def run_until_exit(self) -> None:
         """Serve until `should_exit`; then let open answers finish within the limit."""
@@ -198,26 +194,61 @@ class HttpServer(uvicorn.Server):
         self.started = True
         await self.main_loop()
         await self.shutdown()
-        for listen in list(self._paths):
+        for listen in list(self._inodes):
             self._unlink(listen)
 
-    def _is_served(self, opened: socket.socket) -> bool:
-        return any(s.fileno() == opened.fileno() for served in self.servers for s in served.sockets)
-
-    async def _serve_on(self, opened: socket.socket) -> asyncio.Server:
-        opened.setblocking(False)
+    async def _serve_on(self, sockets: dict[Listen, socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if opened.family == socket.AF_UNIX else loop.create_server
-        return await create(self._protocol, sock=opened, backlog=_BACKLOG)
+        for listen, opened in sockets.items():
+            opened.setblocking(False)
+            is_unix = opened.family == socket.AF_UNIX
+            create = loop.create_unix_server if is_unix else loop.create_server
+            self._open[listen] = await create(self._protocol, sock=opened, backlog=_BACKLOG)
+            self.servers.append(self._open[listen])
+            if is_unix and listen not in self._given:
+                self._inodes[listen] = _inode(listen.path)
+
+    def _close(self, listen: Listen) -> None:
+        server = self._open.pop(listen)
+        self.servers.remove(server)
+        server.close()
+        self._unlink(listen)
 
     def _protocol(self) -> asyncio.Protocol:
         return _HttpProtocol(self.config, self.server_state, app_state={})
 
     def _unlink(self, listen: Listen) -> None:
-        path, inode = self._paths.pop(listen, ("", 0))
+        """Remove the file of our socket, unless it is another daemon's by now."""
+        inode = self._inodes.pop(listen, None)
         with contextlib.suppress(FileNotFoundError):
-            if path and _inode(path) == inode:  # else it is another daemon's by now
-                Path(path).unlink()
+            if inode is not None and inode == _inode(listen.path):
+                Path(listen.path).unlink()
+
+
+async def _open_all(wanted: list[Listen], *, patiently: bool) -> dict[Listen, socket.socket]:
+    """Open all or none; raises ListenError. `patiently`: the loop is closing what was there."""
+    opened: dict[Listen, socket.socket] = {}
+    give_up = time.monotonic() + (_CLOSED_S if patiently else 0)
+    try:
+        for listen in wanted:
+            while listen not in opened:
+                try:
+                    opened[listen] = open_socket(listen)
+                except ListenError:
+                    if time.monotonic() >= give_up:
+                        raise
+                    await asyncio.sleep(0.01)
+    except ListenError:
+        for each in opened.values():
+            each.close()
+        raise
+    return opened
+
+
+def _overlap(one: Listen, other: Listen) -> bool:
+    """Return whether the kernel may refuse both at once: the same port of the same family."""
+    same_family = (":" in one.host) == (":" in other.host)
+    return one.kind == other.kind == "tcp" and same_family and one.port == other.port
 
 
 def _inode(path: str) -> int:

@@ -45,7 +45,7 @@ async def test_killed_worker_costs_only_its_own_requests(tmp_path: Path) -> None
     async with appliance(tmp_path, "a", "b") as box:
         victim = int(await box.ask("a", "pid"))
         await box.ask("b", "count 1")
-        others = [asyncio.create_task(box.ask("b", "count 40 0.05")) for _ in range(4)]
+        others = [asyncio.create_task(box.ask("b", "count 100 0.05")) for _ in range(4)]
         hit = [asyncio.create_task(box.ask("a", "count 1000 0.05")) for _ in range(4)]
         await box.until_model("a", open=4)
         await box.until_model("b", open=4)
@@ -55,7 +55,7 @@ async def test_killed_worker_costs_only_its_own_requests(tmp_path: Path) -> None
             assert result.code == "worker_crashed"
             assert "SIGKILL" in result.message
         assert await box.ask("a", "count 2") == "0 1 "
-        assert [len(text.split()) for text in await asyncio.gather(*others)] == [40] * 4
+        assert [len(text.split()) for text in await asyncio.gather(*others)] == [100] * 4
         assert (await box.model("a"))["restarts"] == 1
         assert (await box.model("b"))["restarts"] == 0
 
@@ -109,13 +109,13 @@ async def until_idle(box: Appliance) -> None:
 async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
     async with appliance(tmp_path, "a", "b--slow-60") as box:
         await box.ask("a", "count 1")
-        streams = [asyncio.create_task(box.ask("a", "count 40 0.05")) for _ in range(6)]
+        streams = [asyncio.create_task(box.ask("a", "count 60 0.05")) for _ in range(6)]
         loading = asyncio.create_task(box.ask("b", "count"))
         await box.until_model("a", open=5, queued=1)
         await until(lambda: len(box.workers()) == 2)
         workers = box.workers()
         assert await box.stop() == 0
-        assert [len(text.split()) for text in await asyncio.gather(*streams)] == [40] * 6
+        assert [len(text.split()) for text in await asyncio.gather(*streams)] == [60] * 6
         with pytest.raises(AnswerError) as caught:
             await loading
         assert caught.value.code == "shutting_down"

@@ -174,6 +174,28 @@ async def test_new_address_opens_and_the_old_one_closes(tmp_path: Path) -> None:
         assert not sock.exists()
 
 
+async def test_widened_address_takes_over_its_port(tmp_path: Path) -> None:
+    async with appliance(tmp_path, "a") as box:
+        for generation, host in ((2, "0.0.0.0"), (3, "127.0.0.1")):
+            stream = asyncio.create_task(box.ask("a", "count 30 0.05"))
+            await box.until_model("a", open=1)
+            text = box.toml("a", listen=f'"{host}:{box.port}"')
+            box.save(text.replace("[server]", '[server]\nauth = "none"\nallow = ["127.0.0.0/8"]'))
+            await until_config(box, generation=generation, problem=None)
+            assert (await box.status())["listen"] == [f"{host}:{box.port}"]
+            assert len((await stream).split()) == 30
+
+
+async def test_widened_address_beside_a_taken_one_goes_back(tmp_path: Path) -> None:
+    async with appliance(tmp_path, "a") as box, appliance_beside(tmp_path) as taken:
+        text = box.toml("a", listen=f'"0.0.0.0:{box.port}", "127.0.0.1:{taken}"')
+        box.save(text.replace("[server]", '[server]\nauth = "none"\nallow = ["127.0.0.0/8"]'))
+        await box.until_logged("config.rejected")
+        await until_config(box, generation=1)
+        assert (await box.status())["listen"] == [f"127.0.0.1:{box.port}"]
+        assert await box.ask("a", "count 1") == "0 "
+
+
 async def test_new_address_that_is_taken_rejects_the_whole_change(tmp_path: Path) -> None:
     async with appliance(tmp_path, "a") as box, appliance_beside(tmp_path) as taken:
         free = free_port()

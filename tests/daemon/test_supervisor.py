@@ -151,7 +151,7 @@ async def test_full_queue_refuses_with_a_time_to_wait() -> None:
 async def test_killed_worker_costs_its_requests_only_and_serves_again() -> None:
     async with running(model("a"), model("b")) as bench:
         victim = int(await bench.ask("a", "pid"))
-        other = asyncio.create_task(bench.ask("b", "count 40 0.05"))
+        other = asyncio.create_task(bench.ask("b", "count 80 0.05"))
         hit = [asyncio.create_task(bench.events("a", "count 1000 0.05")) for _ in range(2)]
         await until(lambda: bench.model("b").open == 1 and bench.model("a").open == 2)
         os.kill(victim, signal.SIGKILL)
@@ -163,7 +163,7 @@ async def test_killed_worker_costs_its_requests_only_and_serves_again() -> None:
             assert sum(isinstance(event, Failed | Finish) for event in events) == 1
         assert int(await bench.ask("a", "pid")) != victim
         assert bench.model("a").restarts == 1
-        assert len((await other).split()) == 40
+        assert len((await other).split()) == 80
         assert bench.model("b").restarts == 0
 
 
@@ -217,8 +217,8 @@ async def test_busy_worker_without_steps_is_killed() -> None:
 
 
 async def test_slow_worker_with_steps_is_left_alone() -> None:
-    async with running(model("m"), limits=replace(LIMITS, progress_s=3)) as bench:
-        assert len((await bench.ask("m", "count 6 1")).split()) == 6
+    async with running(model("m"), limits=replace(LIMITS, progress_s=5)) as bench:
+        assert len((await bench.ask("m", "count 7 1")).split()) == 7
 
 
 async def test_stopped_worker_is_killed() -> None:
@@ -444,6 +444,19 @@ async def test_evicted_startup_model_waits_for_a_request() -> None:
         assert bench.supervisor.missing() == []
         await asyncio.wait_for(bench.supervisor.settled(), PATIENCE_S)
         assert await bench.ask("a", "count 1") == "0 "
+
+
+async def test_request_that_is_faster_than_its_eviction_keeps_the_model() -> None:
+    models = model("a", mb=60), model("b", mb=60)
+    async with running(*models, budget_mb=100) as bench:
+        pid = await bench.ask("a", "pid")
+        stream = asyncio.create_task(bench.ask("a", "count 20 0.05"))
+        wanting = asyncio.create_task(bench.ask("b", "count 1"))
+        bench.supervisor._keepers["a"].evict()
+        assert len((await stream).split()) == 20
+        with pytest.raises(errors.InsufficientMemory, match="busy"):
+            await wanting
+        assert await bench.ask("a", "pid") == pid
 
 
 async def test_startup_model_without_room_starts_once_there_is() -> None:
