@@ -12,11 +12,11 @@ from typing import Any
 
 from edged.config import Config, HardwareOverrides, Model
 from edged.hardware import Cpu, Engines, Hardware, Memory
-from edged.lifecycle import Limits
 from edged.plan import MemoryEstimate, ModelPlan, Plan, diff
 from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Text
 from edged.status import ModelStatus
 from edged.supervisor import Supervisor
+from edged.supervisor.lifecycle import Limits
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 PATIENCE_S = 60.0  # other programs may hold the cores; no test waits this long when all is well

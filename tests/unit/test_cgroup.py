@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.cgroup import Limits, read_limits
+from edged.hardware.cgroup import Limits, read_limits
 
 MIB = 1 << 20
 

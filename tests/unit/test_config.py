@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edged import config
 from edged.config import ConfigProblems, Listen, Model, Source
-from edged.config_keys import HARDWARE, MODEL, SERVER
+from edged.config.keys import HARDWARE, MODEL, SERVER
 from edged.protocol import Sampling
 from tests.unit.toml_text import to_toml
 

@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 
 from edged import config
-from edged.config_keys import FIELDS, HARDWARE, MODEL, SERVER, Keys
-from edged.config_values import Scheme
+from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, Keys
+from edged.config.values import Scheme
+from edged.protocol import Sampling
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs/configuration.md").read_text()
@@ -48,7 +49,7 @@ def test_every_field_has_its_key() -> None:
         config.Model: set(MODEL) | {"name", "context_is_default"},
         config.LlamaCppOptions: set(MODEL["llamacpp"]) - {"lora", "draft", "mmproj"},  # type: ignore[arg-type]
         config.LmdeployOptions: set(MODEL["lmdeploy"]),  # type: ignore[arg-type]
-        config.Sampling: set(MODEL["sampling"]),  # type: ignore[arg-type]
+        Sampling: set(MODEL["sampling"]),
     }
     for struct, keys in said.items():
         assert {FIELDS.get(key, key) for key in keys} == set(struct.__struct_fields__)

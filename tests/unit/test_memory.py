@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import InsufficientMemory
-from edged.memory import Resident, room_for
+from edged.supervisor.memory import Resident, room_for
 
 
 def resident(

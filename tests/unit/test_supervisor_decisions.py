@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.lifecycle import (
+from edged.protocol import EXIT_BAD_MODEL, EXIT_FAULT, EXIT_NO_ENGINE, Launch, Stats
+from edged.supervisor.lifecycle import (
     TICK_S,
     Backoff,
     Limits,
@@ -17,7 +18,6 @@ from edged.lifecycle import (
     is_permanent,
     why_leave,
 )
-from edged.protocol import EXIT_BAD_MODEL, EXIT_FAULT, EXIT_NO_ENGINE, Launch, Stats
 
 LIMITS = Limits()
 

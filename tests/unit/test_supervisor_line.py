@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged import errors
-from edged.line import Line, Ticket
 from edged.protocol import Launch
-from edged.worker_process import WorkerProcess
+from edged.supervisor.line import Line, Ticket
+from edged.supervisor.worker_process import WorkerProcess
 
 LAUNCH = Launch("m", "llamacpp", "/m.gguf", "1", context=10, parallel=2, pool=20)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.protocol import Delta, Failed, Finish, Started
-from edged.stream import Stream
+from edged.supervisor.stream import Stream
 
 pieces = st.lists(
     st.tuples(st.booleans(), st.text(max_size=30), st.booleans()), min_size=1, max_size=300

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.systemd import Notifier, listen_sockets
+from edged.daemon.systemd import Notifier, listen_sockets
 
 UNIT = Path(__file__).parent.parent.parent / "systemd" / "edged.service"
 
@@ -102,7 +102,7 @@ def test_full_or_dead_socket_neither_blocks_nor_raises(inbox: socket.socket) -> 
 ACTIVATED = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
-from edged.systemd import listen_sockets
+from edged.daemon.systemd import listen_sockets
 taken = listen_sockets()
 first = [s.getsockname()[1] for s in taken]
 inherited = [os.get_inheritable(fd) for fd in (3, 4)]

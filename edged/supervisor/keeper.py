@@ -15,13 +15,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal
 
 from edged import errors
-from edged.lifecycle import Backoff, Limits, why_leave
-from edged.line import Line, Ticket
 from edged.log import get_logger
 from edged.plan import ModelPlan
 from edged.protocol import Event, Generate, Launch
 from edged.status import ModelStatus, State
-from edged.worker_process import BadModelError, WorkerProcess
+from edged.supervisor.lifecycle import Backoff, Limits, why_leave
+from edged.supervisor.line import Line, Ticket
+from edged.supervisor.worker_process import BadModelError, WorkerProcess
 
 log = get_logger()
 

@@ -7,7 +7,7 @@ import math
 from collections import deque
 
 from edged.errors import EdgedError, QueueFull
-from edged.worker_process import WorkerProcess
+from edged.supervisor.worker_process import WorkerProcess
 
 # One request more than the engine decodes at once is with the worker, tokenized and ready to
 # take the next free place without a round trip.

@@ -4,7 +4,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.toml_lines import key_lines
+from edged.config.lines import key_lines
 from tests.unit.toml_text import to_toml
 
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from edged import errors
-from edged.keeper import Keeper
-from edged.lifecycle import Limits
 from edged.log import get_logger
-from edged.memory import Resident, room_for
 from edged.plan import Diff, ModelPlan, Plan
 from edged.protocol import Event, Generate
 from edged.status import ModelStatus
-from edged.worker_process import WORKER_ARGV
+from edged.supervisor.keeper import Keeper
+from edged.supervisor.lifecycle import Limits
+from edged.supervisor.memory import Resident, room_for
+from edged.supervisor.worker_process import WORKER_ARGV
 
 log = get_logger()
 

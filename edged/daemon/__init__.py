@@ -21,19 +21,20 @@ import msgspec
 import uvloop
 
 import edged
-from edged import config, hardware, plan, watch
+from edged import config, hardware, plan
 from edged.api.app import create_app
+from edged.daemon import watch
+from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
+from edged.daemon.systemd import Notifier, listen_sockets
 from edged.errors import ConfigError
-from edged.lifecycle import Limits
-from edged.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.log import get_logger
 from edged.metrics import Metrics
 from edged.plan import Plan
 from edged.protocol import Event, Generate
 from edged.status import ConfigStatus, Status
 from edged.supervisor import Supervisor
-from edged.systemd import Notifier, listen_sockets
-from edged.worker_process import WORKER_ARGV, rss_bytes
+from edged.supervisor.lifecycle import Limits
+from edged.supervisor.worker_process import WORKER_ARGV, rss_bytes
 
 log = get_logger()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from edged.config_values import format_bytes
+from edged.config.values import format_bytes
 from edged.errors import InsufficientMemory
 
 _RETRY_AFTER_S = 5  # a busy model may have become idle by then

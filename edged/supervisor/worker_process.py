@@ -22,7 +22,6 @@ import msgspec
 from msgspec import Struct
 
 from edged import errors
-from edged.lifecycle import TICK_S, Limits, Liveness, cause_of_death, is_permanent
 from edged.log import get_logger
 from edged.protocol import (
     Abort,
@@ -42,8 +41,9 @@ from edged.protocol import (
     ToDaemon,
     ToWorker,
 )
-from edged.stderr_tail import StderrTail
-from edged.stream import Stream
+from edged.supervisor.lifecycle import TICK_S, Limits, Liveness, cause_of_death, is_permanent
+from edged.supervisor.stderr_tail import StderrTail
+from edged.supervisor.stream import Stream
 
 log = get_logger()
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from edged.cgroup import Limits, read_limits
 from edged.config import HardwareOverrides
+from edged.hardware.cgroup import Limits, read_limits
 
 
 class Cpu(Struct, frozen=True):

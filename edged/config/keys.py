@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from edged.config_values import (
+from edged.config.values import (
     BadValueError,
     Reader,
     boolean,

@@ -11,10 +11,10 @@ from typing import Literal
 from msgspec import Struct
 
 from edged.config import Config, LlamaCppOptions, Model, Source
-from edged.config_values import format_bytes, suggestion
+from edged.config.values import format_bytes, suggestion
 from edged.errors import ModelNotFound, StoreError
-from edged.estimate import MemoryEstimate, estimate
 from edged.hardware import Cpu, Hardware
+from edged.plan.estimate import MemoryEstimate, estimate
 from edged.protocol import Launch, LlamaCppLaunch
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.source import resolve

@@ -1,0 +1,125 @@
+"""What `models.toml` says, as frozen Structs.
+
+All durations are seconds (float), all sizes bytes (int). What the file leaves out carries the
+defaults below; `[defaults]` is already merged into each `Model`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from edged.config.keys import (
+    Auth,
+    Backend,
+    FlashAttention,
+    KvType,
+    LoadWhen,
+    QuantPolicy,
+    Require,
+)
+from edged.config.values import Listen, Source
+from edged.errors import ConfigError
+from edged.protocol import Sampling
+
+
+class Tls(Struct, frozen=True):
+    """Encryption of the TCP addresses."""
+
+    mode: Literal["off"] = "off"
+
+
+class Server(Struct, frozen=True):
+    """How clients reach the API."""
+
+    listen: tuple[Listen, ...] = (Listen("tcp", "127.0.0.1", 8000),)
+    auth: Auth = "auto"
+    allow: tuple[str, ...] = (
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
+    max_body_bytes: int = 32 << 20
+    tls: Tls = Tls()
+
+
+class HardwareOverrides(Struct, frozen=True):
+    """What overrules detection."""
+
+    reserve_memory_bytes: int | None = None  # None: 1 GiB, a quarter of the limit if that is less
+    gpus: Literal["auto", "none"] | tuple[int, ...] = "auto"
+
+
+class LlamaCppOptions(Struct, frozen=True):
+    """Settings of the llama.cpp engine; None: edged decides."""
+
+    threads: int | None = None
+    threads_batch: int | None = None
+    gpu_layers: int | None = None
+    kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    batch: int = 512
+
+
+class LmdeployOptions(Struct, frozen=True):
+    """Settings of the LMDeploy engine; None: edged decides."""
+
+    tp: int | None = None
+    quant_policy: QuantPolicy | None = None
+    cache_max_entry_count: float | None = None
+
+
+class Model(Struct, frozen=True):
+    """One `[models.NAME]`, with `[defaults]` merged in."""
+
+    name: str
+    gguf: Source | None = None
+    safetensors: Source | None = None
+    upstream: str | None = None
+    aliases: tuple[str, ...] = ()
+    backend: Backend = "auto"
+    require: Require = "any"
+    load: LoadWhen = "on-demand"
+    pin: bool = False
+    idle_unload_s: float | None = 900.0  # None: never
+    context: int = 8192
+    context_is_default: bool = False  # not said by the model itself: a shorter model lowers it
+    parallel: int = 4
+    queue: int = 64
+    sampling: Sampling = Sampling()
+    llamacpp: LlamaCppOptions = LlamaCppOptions()
+    lmdeploy: LmdeployOptions = LmdeployOptions()
+
+
+class Config(Struct, frozen=True):
+    """The whole file. `path` is absolute: relative `file:` sources start beside it."""
+
+    path: str = ""
+    server: Server = Server()
+    hardware: HardwareOverrides = HardwareOverrides()
+    models: dict[str, Model] = {}
+
+
+class Problem(Struct, frozen=True):
+    """One thing that is wrong; `line` counts from 1, 0 means the whole file."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+
+class ConfigProblems(ConfigError):
+    """Everything that is wrong with a file, in the order of its lines."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
