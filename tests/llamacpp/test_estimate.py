@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edged.config import LlamaCppOptions
-from edged.estimate import estimate
+from edged.plan.estimate import estimate
 from edged.store.gguf import read_header
 from tests.models import UnavailableError, bench_model, tiny
 
