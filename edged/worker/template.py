@@ -20,6 +20,7 @@ import jinja2.sandbox
 
 from edged.errors import InvalidRequest
 from edged.protocol import Messages
+from edged.worker.guard import Guard
 
 CHATML = (
     "{%- for message in messages %}"
@@ -37,9 +38,16 @@ class Template:
     """One model's compiled chat template. Rendering is safe from any thread."""
 
     def __init__(
-        self, source: str | None, *, bos: str = "", eos: str = "", chatml: bool = False
+        self,
+        source: str | None,
+        *,
+        bos: str = "",
+        eos: str = "",
+        chatml: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         """`source`: the file's template; `chatml`: the vocabulary has ChatML's tokens."""
+        self._guard = guard or Guard(())
         self._special = {"bos_token": bos, "eos_token": eos}
         self._problem: str | None = None
         self._template: jinja2.Template | None = None
@@ -64,12 +72,16 @@ class Template:
         return self._template is not None
 
     def render(self, prompt: Messages) -> str:
-        """Return the prompt text; raises InvalidRequest with what the template refuses."""
+        """Return the prompt text, the client's control tokens marked (`Guard.split`).
+
+        Raises InvalidRequest with what the template refuses.
+        """
         if self._template is None:
             raise InvalidRequest(self._problem or _NO_TEMPLATE, param="messages")
         messages = [self._prepare(m, i) for i, m in enumerate(prompt.messages)]
         try:
-            return self._run(messages, prompt.tools, prompt.template_kwargs)
+            mark = self._guard.mark
+            return self._run(mark(messages), mark(prompt.tools), mark(prompt.template_kwargs))
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"

@@ -6,15 +6,17 @@ the engine calls it in a pool beside the loop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from edged import protocol
 from edged.errors import ContextLengthExceeded, InvalidRequest
 from edged.protocol import Generate, Messages
 from edged.worker import output
-from edged.worker.llamacpp.runner import Vocab
+from edged.worker.guard import Guard
 from edged.worker.llamacpp.sampling import Sampler
 from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.vocabulary import Vocab
 from edged.worker.template import Template
 
 
@@ -32,11 +34,13 @@ class Preparer:
     def __init__(self, vocab: Vocab, chat_template: str | None, context: int) -> None:
         self._vocab = vocab
         self._context = context
+        self._guard = Guard(vocab.silent)
         self._template = Template(
             chat_template,
             bos=vocab.bos_text,
             eos=vocab.eos_text,
             chatml=vocab.has("<|im_start|>") and vocab.has("<|im_end|>"),
+            guard=self._guard,
         )
 
     @property
@@ -52,11 +56,7 @@ class Preparer:
                 raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
             tokens = [self._vocab.bos]
         if len(tokens) >= self._context:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(tokens)} tokens, the context is {self._context} tokens, "
-                "prompt and answer together; shorten the prompt or raise `context` of this model",
-                param="messages" if isinstance(request.prompt, Messages) else "prompt",
-            )
+            raise self._too_long(str(len(tokens)), _param(request))
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
         self._check(list(request.sampling.logit_bias or ()), "logit_bias")
@@ -78,18 +78,32 @@ class Preparer:
             # A template that writes BOS itself must not get a second one.
             wrap = not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
             shown = output.Output(request.stop, opened=output.opened_by(text))
-            return self._tokenize(text, "messages", special=True, wrap=wrap), shown
+            return self._tokenize(self._guard.split(text), request, wrap=wrap), shown
         shown = output.Output(request.stop, markers=())
         if isinstance(prompt, protocol.Text):
-            return self._tokenize(prompt.text, "prompt", special=False, wrap=True), shown
+            return self._tokenize([(prompt.text, False)], request, wrap=True), shown
         self._check(prompt.tokens, "prompt")
         return list(prompt.tokens), shown
 
-    def _tokenize(self, text: str, param: str, *, special: bool, wrap: bool) -> list[int]:
+    def _tokenize(
+        self, parts: Iterable[tuple[str, bool]], request: Generate, *, wrap: bool
+    ) -> list[int]:
+        """Return the tokens of a prompt in parts, True: with control tokens in it."""
+        parts = list(parts)
+        fewest = sum(self._vocab.fewest(text) for text, _ in parts)
+        if fewest >= self._context:  # megabytes are not worth the seconds that they take
+            raise self._too_long(f"at least {fewest}", _param(request))
         try:
-            return self._vocab.tokenize(text, special=special, wrap=wrap)
+            return self._vocab.tokenize(parts, wrap=wrap)
         except ValueError as error:
-            raise InvalidRequest(str(error), param=param) from error
+            raise InvalidRequest(str(error), param=_param(request)) from error
+
+    def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"the prompt has {n_tokens} tokens, the context is {self._context} tokens, "
+            "prompt and answer together; shorten the prompt or raise `context` of this model",
+            param=param,
+        )
 
     def _check(self, tokens: list[int], param: str) -> None:
         n_vocab = self._vocab.n_tokens
@@ -99,3 +113,7 @@ class Preparer:
                 f"token {wrong} is outside the vocabulary of this model (0 to {n_vocab - 1})",
                 param=param,
             )
+
+
+def _param(request: Generate) -> str:
+    return "messages" if isinstance(request.prompt, Messages) else "prompt"

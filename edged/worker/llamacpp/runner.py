@@ -5,8 +5,8 @@ Rules that cost a crash when broken (all of them learned the hard way):
 * positions, sequence ids and output flags of a batch are filled by hand;
 * the return code of `llama_decode` decides what is left in memory (`Decoded`).
 
-`Vocab` may be used from any thread (llama.cpp's vocabulary is read-only); `Runner` belongs to the
-engine thread once it is loaded, except for `interrupt`, which any thread may call.
+`Runner` belongs to the engine thread once it is loaded, except for `interrupt`, which any thread
+may call, and `vocab` (`vocabulary.py`), which is read-only.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from msgspec import Struct
 from edged.log import get_logger
 from edged.protocol import Launch
 from edged.worker.engine import BadModelError, EngineMissingError
+from edged.worker.llamacpp.vocabulary import Vocab
 
 log = get_logger()
 
@@ -141,82 +142,6 @@ def _has_broken_amx(lib: Any) -> bool:
             action="compile it again as edged's packaging/setup-venv does, for more speed",
         )
     return broken
-
-
-# ── vocabulary ──
-
-
-class Vocab:
-    """Text to tokens and back. Safe from any thread."""
-
-    def __init__(self, lib: Any, model: Any, shown: frozenset[str]) -> None:
-        """`shown`: control tokens (by their text) that appear in the output nevertheless."""
-        self._lib = lib
-        self._vocab = lib.llama_model_get_vocab(model)
-        self.n_tokens: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
-        self.bos: int | None = self._special(lib.llama_vocab_bos)
-        self.eos: int | None = self._special(lib.llama_vocab_eos)
-        self.bos_text = self.text(self.bos)
-        self.eos_text = self.text(self.eos)
-        every = range(self.n_tokens)
-        self.ends = frozenset(t for t in every if lib.llama_vocab_is_eog(self._vocab, t))
-        control = (t for t in every if lib.llama_vocab_is_control(self._vocab, t))
-        self._shown = frozenset(t for t in control if self.text(t) in shown)
-        self._pieces: list[bytes | None] = [None] * self.n_tokens
-        n_suppressed = ctypes.c_int32(0)
-        suppressed = lib.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(n_suppressed))
-        self.suppressed = tuple(int(suppressed[i]) for i in range(n_suppressed.value))
-
-    def _special(self, getter: Any) -> int | None:
-        token = int(getter(self._vocab))
-        return token if 0 <= token < self.n_tokens else None
-
-    def text(self, token: int | None) -> str:
-        """Return the vocabulary's own spelling of a (special) token; empty for None."""
-        if token is None:
-            return ""
-        spelling: bytes = self._lib.llama_vocab_get_text(self._vocab, token) or b""
-        return spelling.decode("utf-8", "replace")
-
-    def has(self, text: str) -> bool:
-        """Tell whether `text` is a single special token of this vocabulary."""
-        return len(self.tokenize(text, special=True, wrap=False)) == 1
-
-    def tokenize(self, text: str, *, special: bool, wrap: bool) -> list[int]:
-        """Return the tokens of `text`.
-
-        `special`: spell control tokens out of the text; `wrap`: add BOS and the like, where the
-        model wants them. Raises ValueError when the vocabulary cannot tokenize at all.
-        """
-        data = text.encode("utf-8", "replace")
-        room = len(data) + 16  # a token stands for a byte at least; wrapping adds a few
-        out = (ctypes.c_int32 * room)()
-        n = self._lib.llama_tokenize(self._vocab, data, len(data), out, room, wrap, special)
-        if n < 0:  # it tells how many it needs
-            room = -n
-            out = (ctypes.c_int32 * room)()
-            n = self._lib.llama_tokenize(self._vocab, data, len(data), out, room, wrap, special)
-        if n < 0:
-            raise ValueError("the model's vocabulary cannot tokenize this text")
-        return out[:n]
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes that `token` adds to the output; empty for most control tokens."""
-        known = self._pieces[token]
-        if known is None:
-            known = self._pieces[token] = self._spell(token)
-        return known
-
-    def _spell(self, token: int) -> bytes:
-        special = token in self._shown
-        room = 64
-        while True:
-            out = ctypes.create_string_buffer(room)
-            n = self._lib.llama_token_to_piece(self._vocab, token, out, room, 0, special)
-            if n >= 0:
-                return out.raw[:n]
-            room = -n
 
 
 # ── model and context ──
