@@ -167,9 +167,22 @@ class Daemon:
         if self._notifier.enabled:
             self._spawn(self._keep_informed(), "keep systemd informed")
         log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))
+        self._warn_if_open()
         await self._stop.wait()
         await self._shut_down(http)
         return self._exit_code
+
+    def _warn_if_open(self) -> None:
+        """Say loudly that there is no lock on the door: `auth = "none"` beyond loopback."""
+        server = self.plan.config.server
+        beyond = [str(address) for address in server.listen if not address.loopback]
+        if beyond:
+            log.warning(
+                "server.open",
+                listen=beyond,
+                allow=list(server.allow),
+                meaning="every client of these networks may use every model without a key",
+            )
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -297,6 +310,8 @@ class Daemon:
         self._generation += 1
         self._applied_at = time.time()
         await self._supervisor.apply(new, change)
+        if change.server:
+            self._warn_if_open()
         log.info(
             "config.applied",
             generation=self._generation,

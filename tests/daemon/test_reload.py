@@ -276,3 +276,13 @@ def edit(box: Appliance, n: int) -> None:
             box.save(box.toml("a", "b") + "[models.d]\ngguf = 'file:/nowhere.gguf'\n")
         case 7:
             box.write("a", "b queue = 5; idle_unload = '1s'", listen=f'"127.0.0.1:{box.port}"')
+
+
+async def test_open_door_is_said_loudly(tmp_path: Path) -> None:
+    async with appliance(tmp_path, "a") as box:
+        assert "server.open" not in box.log
+        text = box.toml("a", listen=f'"0.0.0.0:{box.port}"')
+        box.save(text.replace("[server]\n", '[server]\nauth = "none"\n'))
+        await box.until_logged("server.open")
+        assert f"0.0.0.0:{box.port}" in box.log
+        assert await box.ask("a", "count 1") == "0 "
