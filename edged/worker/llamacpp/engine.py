@@ -25,11 +25,17 @@ from edged.worker import output
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp.prepare import Preparer
 from edged.worker.llamacpp.runner import Decoded, Runner
-from edged.worker.llamacpp.sampling import Sampler
+from edged.worker.llamacpp.sampling import NoChoiceError, Sampler
 from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
 from edged.worker.llamacpp.sequence import Reason, Sequence
 
 log = get_logger()
+
+_NO_CELL = "the engine found no memory cell for this request; lower `parallel` or raise `context`"
+_NO_CHOICE = (
+    "the model computed no token to choose from (logits that are not numbers, or every token "
+    "banned); if other prompts fail as well, its file is damaged or its `kv_type` too coarse"
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -261,8 +267,8 @@ class LlamaCppEngine:
             elif (generation := self._by_id.get(command)) is not None:
                 self._remove(generation)
 
-    def _remove(self, generation: _Generation) -> None:
-        self._scheduler.finish(generation.sequence)
+    def _remove(self, generation: _Generation, *, keep: bool = True) -> None:
+        self._scheduler.finish(generation.sequence, keep=keep)
         del self._generations[generation.sequence]
         del self._by_id[generation.id]
 
@@ -313,9 +319,13 @@ class LlamaCppEngine:
                 generation.first_token_s = now
                 self._counts.prompt_tokens += chunk.n
             assert rows is not None
-            token = generation.sampler.sample(rows[row])
             row += 1
-            self._advance(generation, token)
+            try:
+                token = generation.sampler.sample(rows[row - 1])
+            except NoChoiceError:
+                self._fail(generation, _NO_CHOICE)
+            else:
+                self._advance(generation, token)
 
     def _advance(self, generation: _Generation, token: int) -> None:
         sequence, shown = generation.sequence, generation.output
@@ -360,14 +370,13 @@ class LlamaCppEngine:
         self._remove(generation)
 
     def _give_up(self, sequence: Sequence | None) -> None:
-        if sequence is None:
-            return
-        generation = self._generations[sequence]
-        error = InternalError(
-            "the engine found no memory cell for this request; lower `parallel` or raise `context`"
-        )
-        self._remove(generation)
-        self._events.append(Failed(generation.id, error.code, error.message))
+        if sequence is not None:
+            self._fail(self._generations[sequence], _NO_CELL)
+
+    def _fail(self, generation: _Generation, message: str) -> None:
+        log.error("request.failed", id=generation.id, reason=message)
+        self._remove(generation, keep=False)
+        self._events.append(Failed(generation.id, InternalError.code, message))
 
     def _post(self) -> None:
         """Hand the events so far to the loop with one call."""

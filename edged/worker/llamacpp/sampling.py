@@ -11,6 +11,7 @@ sort ever runs over a vocabulary of 150,000.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -26,6 +27,11 @@ Ids = npt.NDArray[np.int64]
 _REPEAT_WINDOW = 64
 _BLOCK = 256
 _BUCKETS_A_NAT = 64
+_SMALLEST = 1e-6  # of what divides logits: anything less leaves the range of float32
+
+
+class NoChoiceError(ValueError):
+    """The row offers no token: the model computed no numbers, or all tokens are banned."""
 
 
 class Sampler:
@@ -41,12 +47,12 @@ class Sampler:
     ) -> None:
         """Take `ends`, the tokens banned by ignore_eos, and `suppressed`, those never wanted."""
         said = sampling.over(DEFAULTS)
-        self._temperature = said.temperature or 0.0
+        self._temperature = max(said.temperature, _SMALLEST) if said.temperature else 0.0
         self._top_p = 1.0 if said.top_p is None else said.top_p
         self._top_k = said.top_k or 0
-        self._min_p = said.min_p or 0.0
+        self._min_p = math.log(said.min_p) if said.min_p else None
         self._typical_p = 1.0 if said.typical_p is None else said.typical_p
-        self._repeat = 1.0 if said.repeat_penalty is None else said.repeat_penalty
+        self._repeat = 1.0 if said.repeat_penalty is None else max(said.repeat_penalty, _SMALLEST)
         self._presence = said.presence_penalty or 0.0
         self._frequency = said.frequency_penalty or 0.0
         self._random = random.Random(said.seed)  # noqa: S311 - dice, not secrets
@@ -63,8 +69,10 @@ class Sampler:
         return self._temperature <= 0.0 or self._top_k == 1
 
     def sample(self, row: Row) -> int:
-        """Choose the next token; changes `row`."""
+        """Choose the next token; changes `row`. Raises NoChoiceError."""
         self._adjust(row)
+        if not math.isfinite(row.max()):
+            raise NoChoiceError
         token = int(row.argmax()) if self.greedy else self._draw(row)
         if self._repeat != 1.0:
             self._recent.append(token)
@@ -104,8 +112,8 @@ class Sampler:
         if self._top_p < 1.0:
             kept = _nucleus(logits, self._top_p)
             ids, logits = _take(ids, logits, kept)
-        if self._min_p > 0.0:
-            floor = logits.max() + np.log(np.float32(self._min_p))
+        if self._min_p is not None:
+            floor = logits.max() + np.float32(self._min_p)
             ids, logits = _take(ids, logits, np.flatnonzero(logits >= floor))
         return ids, logits
 

@@ -102,8 +102,11 @@ class Scheduler:
         sequence.arrival = self._arrivals
         self.waiting.append(sequence)
 
-    def finish(self, sequence: Sequence) -> None:
-        """Take a sequence off that has ended or is not wanted any more; its prefix may stay."""
+    def finish(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Take a sequence off that has ended or is not wanted any more.
+
+        Its prefix may stay, unless `keep` is False: what was computed is of no use.
+        """
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return
@@ -111,7 +114,7 @@ class Scheduler:
         self._dismiss_followers(sequence)
         sequence.donor = None
         del sequence.tokens[sequence.n_computed :]
-        if sequence.n_computed == 0 or self._known(sequence):
+        if not keep or sequence.n_computed == 0 or self._known(sequence):
             self._drop(sequence)
             return
         self.cells.rest(sequence.cells)

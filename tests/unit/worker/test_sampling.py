@@ -140,3 +140,39 @@ def test_same_seed_draws_the_same_and_another_seed_differs() -> None:
     assert tokens(5) == tokens(5)
     assert tokens(5) != tokens(6)
     assert tokens(-(2**63)) == tokens(-(2**63))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"temperature": 1e-300},
+        {"temperature": 5e-324, "top_p": 0.5},
+        {"repeat_penalty": 1e-300, "top_k": 40},
+        {"repeat_penalty": 5e-324, "typical_p": 0.9},
+        {"min_p": 5e-324},
+        {"min_p": 1.0},
+        {"top_p": 5e-324},
+        {"top_p": 1 - 2**-53},
+        {"typical_p": 5e-324},
+        {"top_k": 2**31 - 1},
+        {"temperature": 2.0, "frequency_penalty": -2.0, "presence_penalty": -2.0},
+        {"seed": 2**63 - 1, "logit_bias": dict.fromkeys(range(600), -100.0)},
+    ],
+)
+@pytest.mark.parametrize("spread", [0.0, 3.0, 500.0])
+def test_extreme_values_still_choose_a_token(said: dict[str, Any], spread: float) -> None:
+    chooser = sampler([0, 1, 2], **said)
+    for i in range(20):
+        assert 0 <= chooser.sample(row_of(i, 600, spread)) < 600
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("said", [{"temperature": 0.0}, {}, {"top_k": 5}, {"top_p": 0.9}])
+def test_row_without_numbers_offers_no_choice(value: float, said: dict[str, Any]) -> None:
+    with pytest.raises(module.NoChoiceError):
+        sampler(**said).sample(np.full(600, value, np.float32))
+    spoiled = row_of(1, 600)
+    if value > 0 or np.isnan(value):
+        spoiled[7] = value
+        with pytest.raises(module.NoChoiceError):
+            sampler(**said).sample(spoiled)
