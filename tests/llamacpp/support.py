@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import edged.store
@@ -126,6 +127,58 @@ async def ask(engine: LlamaCppEngine, prompt: Prompt | str, **more: Any) -> Answ
         answer.take(event)
     assert answer.finish or answer.failed
     return answer
+
+
+# Other company in a batch and other borders of prefill chunks change logits by rounding. Where the
+# two likeliest tokens are closer than this, in logits, either one is a right answer.
+NEAR_TIE = 0.05
+
+
+class Choices(list[tuple[int, float]]):
+    """The tokens of one answer, each with its lead over the second likeliest, in logits."""
+
+    def same_as(self, other: Choices) -> bool:
+        """Tell whether both chose alike throughout; asserts that only a near-tie parted them."""
+        for (mine, lead), (theirs, other_lead) in zip(self, other, strict=False):
+            if mine != theirs:
+                assert min(lead, other_lead) < NEAR_TIE, "parted without a tie"
+                return False
+        assert len(self) == len(other)
+        return True
+
+
+async def choices(
+    engine: LlamaCppEngine, prompts: list[Any], *, together: bool, **more: Any
+) -> list[Choices]:
+    """Ask all, at once or one after the other, and return what each answer chose."""
+    asked = [request(prompt, **more) for prompt in prompts]
+    found = {one.id: Choices() for one in asked}
+    prepare = engine._preparer.prepare
+
+    def prepare_and_listen(one: Generate) -> Any:
+        prepared = prepare(one)
+        sample = prepared.sampler.sample
+
+        def listen(row: Any) -> int:
+            token = sample(row)
+            second, first = np.partition(row, len(row) - 2)[-2:]
+            found[one.id].append((token, float(first - second)))
+            return token
+
+        prepared.sampler.sample = listen
+        return prepared
+
+    async def run(one: Generate) -> None:
+        assert isinstance([event async for event in engine.generate(one)][-1], Finish)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._preparer, "prepare", prepare_and_listen)
+        if together:
+            await asyncio.gather(*map(run, asked))
+        else:
+            for one in asked:
+                await run(one)
+    return [found[one.id] for one in asked]
 
 
 @contextlib.contextmanager
