@@ -1,19 +1,32 @@
 """The endless, seeded stream of conversations that edge-guide learns from."""
 
-# ruff: noqa: PLR2004, S311 - shares of a mix, drawn from a seeded generator
-
 import random
 from collections.abc import Iterator
 
+import dialogue
 import tools
 from render import Example
 
 
+def one(rng: random.Random) -> Example:
+    """A conversation for training; wordings and names kept for the evaluation never occur."""
+    kind = rng.random()
+    if kind < 0.42:
+        return dialogue.single(rng)
+    if kind < 0.58:
+        return dialogue.conversation(rng, zh=rng.random() < 0.4)
+    if kind < 0.64:  # tools at hand, but not needed
+        example = dialogue.single(rng)
+        example.kind = "tools_unused"
+        example.tools = tools.call_example(rng)[0].tools
+        return example
+    example = tools.result_example(rng) if kind < 0.69 else tools.call_example(rng)[0]
+    zh = any("\u4e00" <= c <= "\u9fff" for c in example.messages[0]["content"])
+    return dialogue.finish(rng, example, tools.thought(example, zh=zh), think=0.06)
+
+
 def training(seed: int) -> Iterator[Example]:
-    """Conversations for training; wordings and names kept for the evaluation never occur."""
+    """Conversations without end."""
     rng = random.Random(seed)
     while True:
-        if rng.random() < 0.15:
-            yield tools.result_example(rng)
-        else:
-            yield tools.call_example(rng)[0]
+        yield one(rng)

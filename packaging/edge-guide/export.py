@@ -58,7 +58,7 @@ def write(path: Path, shape: Shape, weights: dict[str, torch.Tensor], tokenizer:
     _add_tokenizer(out, tokenizer)
     for name, weight in weights.items():
         data = weight.detach().float().numpy()
-        if data.ndim == 2:  # noqa: PLR2004 - a matrix
+        if data.ndim == 2:
             kind = gguf.GGMLQuantizationType.Q8_0
             out.add_tensor(gguf_name(name), gguf.quantize(data, kind), raw_dtype=kind)
         else:

@@ -11,7 +11,9 @@ from tokenizers import Tokenizer
 
 END = "<|im_end|>"
 TEMPLATE_PATH = Path(__file__).with_name("chat_template.jinja")
-PAST_ANSWER = re.compile(r"(?<=<\|im_start\|>assistant\n<think>\n\n</think>\n\n)(.*?<\|im_end\|>)", re.S)
+PAST_ANSWER = re.compile(
+    r"(?<=<\|im_start\|>assistant\n<think>\n\n</think>\n\n)(.*?<\|im_end\|>)", re.DOTALL
+)
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

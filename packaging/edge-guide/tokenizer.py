@@ -7,6 +7,7 @@ Only then, with the lowest priority, the commonest first pieces get a form with 
 At run time the pre-tokenizer is Qwen2's own, which llama.cpp knows as "qwen2".
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -79,7 +80,7 @@ def _after_space(base: Tokenizer, texts: list[str], vocab: dict[str, int]) -> It
     counts: Counter[str] = Counter()
     for encoding in base.encode_batch(texts):
         tokens = encoding.tokens
-        for before, piece in zip(tokens, tokens[1:], strict=False):
+        for before, piece in itertools.pairwise(tokens):
             if before == SPACE and piece[0].isalpha() and piece.isascii():
                 counts[piece] += 1
     new = (piece for piece, _ in counts.most_common() if SPACE + piece not in vocab)

@@ -1,7 +1,5 @@
 """Conversations about tools: made-up functions, wishes that need them, and their results."""
 
-# ruff: noqa: PLR2004, S311 - shares of a mix, drawn from a seeded generator
-
 import json
 import random
 import re
@@ -122,14 +120,20 @@ LANGUAGES = "German French Spanish Italian English Chinese Japanese Korean Dutch
 LANGUAGES_ZH = "英语 德语 法语 日语 中文 西班牙语 韩语 俄语 意大利语 阿拉伯语".split()
 
 
-def _value(rng: random.Random, kind: str, *, zh: bool) -> tuple[str, Any]:
+def _value(  # noqa: C901, PLR0911, PLR0912 - one return for each kind of value
+    rng: random.Random, kind: str, *, zh: bool
+) -> tuple[str, Any]:
     """A value of one kind: its schema type and itself."""
     made_up = rng.random() < 0.35
     if kind == "int":
-        return "integer", rng.choice([rng.randint(1, 12), rng.randint(1, 99), rng.randint(100, 9999)])
+        return "integer", rng.choice(
+            [rng.randint(1, 12), rng.randint(1, 99), rng.randint(100, 9999)]
+        )
     if kind == "number":
         whole = rng.randint(1, 1000)
-        return rng.choice([("number", whole), ("integer", whole), ("number", round(rng.uniform(0, 99), 1))])
+        return rng.choice(
+            [("number", whole), ("integer", whole), ("number", round(rng.uniform(0, 99), 1))]
+        )
     if kind == "code":
         return rng.choice(
             [
@@ -141,8 +145,13 @@ def _value(rng: random.Random, kind: str, *, zh: bool) -> tuple[str, Any]:
         )
     if kind == "file":
         stem = rng.choice([words.syllables(rng), rng.choice(words.WORDS)])
-        folder = rng.choice(["", "", "", "/tmp/", "docs/", "/home/" + words.syllables(rng, 1, 2) + "/"])
-        return "string", f"{folder}{stem}.{rng.choice(['txt', 'pdf', 'csv', 'json', 'md', 'log', 'py'])}"
+        folder = rng.choice(
+            ["", "", "", "/tmp/", "docs/", "/home/" + words.syllables(rng, 1, 2) + "/"]  # noqa: S108 - only words
+        )
+        return (
+            "string",
+            f"{folder}{stem}.{rng.choice(['txt', 'pdf', 'csv', 'json', 'md', 'log', 'py'])}",
+        )
     if kind == "onoff":
         return "string", (rng.choice(["打开", "关闭"]) if zh else rng.choice(["on", "off"]))
     if kind == "unit":
@@ -151,8 +160,15 @@ def _value(rng: random.Random, kind: str, *, zh: bool) -> tuple[str, Any]:
         return "string", rng.choice(LANGUAGES_ZH if zh and not made_up else LANGUAGES)
     if kind == "date":
         if made_up:
-            return "string", f"20{rng.randint(20, 35)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
-        return "string", rng.choice(["今天", "明天", "周一", "周二", "周三", "周五", "周末", "下午三点"] if zh else words.DATES)
+            return (
+                "string",
+                f"20{rng.randint(20, 35)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}",
+            )
+        return "string", rng.choice(
+            ["今天", "明天", "周一", "周二", "周三", "周五", "周末", "下午三点"]
+            if zh
+            else words.DATES
+        )
     if made_up:
         return "string", words.text_value(rng, chinese=zh)
     if kind == "city":
@@ -162,20 +178,30 @@ def _value(rng: random.Random, kind: str, *, zh: bool) -> tuple[str, Any]:
     if kind == "word":
         return "string", rng.choice(words.WORDS_ZH if zh else words.WORDS)
     if kind == "name":
-        return "string", rng.choice([words.syllables(rng).capitalize(), words.syllables(rng, 1, 2).upper()[:4], words.syllables(rng)])
+        return "string", rng.choice(
+            [
+                words.syllables(rng).capitalize(),
+                words.syllables(rng, 1, 2).upper()[:4],
+                words.syllables(rng),
+            ]
+        )
     if zh:
         return "string", "".join(rng.choice(words.WORDS_ZH) for _ in range(rng.randint(1, 2)))
     return "string", " ".join(rng.choice(words.WORDS) for _ in range(rng.randint(1, 3)))
 
 
-def _schema(rng: random.Random, name: str, description: str, arguments: list[Argument]) -> Json:
+def _schema(  # noqa: C901 - a list of independent habits of clients
+    rng: random.Random, name: str, description: str, arguments: list[Argument]
+) -> Json:
     """A function as OpenAI's clients send it, with the habits of different clients."""
     detailed = rng.random() < 0.3
     properties: Json = {}
     for a in arguments:
         properties[a.name] = {"type": a.kind}
         if detailed:
-            properties[a.name]["description"] = rng.choice(["The ", "", "A "]) + a.name.replace("_", " ")
+            properties[a.name]["description"] = rng.choice(["The ", "", "A "]) + a.name.replace(
+                "_", " "
+            )
     required = [a.name for a in arguments]
     if rng.random() < 0.12:  # an optional parameter that nobody mentions
         extra = rng.choice(["unit", "format", "limit", "verbose", "locale", words.syllables(rng)])
@@ -222,7 +248,16 @@ EXPLICIT_ZH = (
     "{t}[,|，|：] {pairs}",
     "{用|以} {pairs} {调用|运行}{t}",
 )
-PAIRS = ("{a} {v}", "{a} is {v}", "{a}={v}", "{a}: {v}", "{a} = {v}", "{a} set to {v}", "{v} as {a}", "the {a} {v}")
+PAIRS = (
+    "{a} {v}",
+    "{a} is {v}",
+    "{a}={v}",
+    "{a}: {v}",
+    "{a} = {v}",
+    "{a} set to {v}",
+    "{v} as {a}",
+    "the {a} {v}",
+)
 PAIRS_ZH = ("{a}为{v}", "{a}是{v}", "{a}={v}", "{a}：{v}", "{a} {v}", "{a}设为{v}")
 
 
@@ -236,38 +271,77 @@ def _fill(pattern: str, slots: dict[str, str], rng: random.Random) -> str:
     return text
 
 
-def _explicit(rng: random.Random, *, unseen: bool, zh: bool) -> tuple[str, str, str, list[Argument]]:
+def _explicit(
+    rng: random.Random, *, unseen: bool, zh: bool
+) -> tuple[str, str, str, list[Argument]]:
     """Name, description, wish and arguments where the wish names the function itself."""
     name = words.tool_name(rng, unseen=unseen)
     n = rng.choice([0, 1, 1, 1, 2, 2, 3])
     names: list[str] = []
     while len(names) < n:
-        arg = rng.choice([rng.choice(words.ARGS), words.syllables(rng, 1, 2), f"{rng.choice(words.ARGS)}_{rng.choice(words.ARGS)}"])
+        arg = rng.choice(
+            [
+                rng.choice(words.ARGS),
+                words.syllables(rng, 1, 2),
+                f"{rng.choice(words.ARGS)}_{rng.choice(words.ARGS)}",
+            ]
+        )
         if arg not in names:
             names.append(arg)
     arguments = [words.argument(rng, a, chinese=zh) for a in names]
     pair = rng.choice(PAIRS_ZH if zh else PAIRS)
-    said = [_fill(pair, {"a": a.name.replace("_", " ") if rng.random() < 0.1 else a.name, "v": a.said}, rng) for a in arguments]
+    said = [
+        _fill(
+            pair,
+            {"a": a.name.replace("_", " ") if rng.random() < 0.1 else a.name, "v": a.said},
+            rng,
+        )
+        for a in arguments
+    ]
     glue = rng.choice(["，", ",", "、"] if zh else [", ", " and ", ", ", " "])
     pattern = rng.choice(EXPLICIT_NONE if not n else EXPLICIT_ZH if zh else EXPLICIT)
     wish = _fill(pattern, {"t": name, "pairs": glue.join(said)}, rng)
-    description = rng.choice(["", "", _nonsense(rng), f"{rng.choice(words.VERBS)} {rng.choice(words.NOUNS)}".capitalize()])
+    description = rng.choice(
+        [
+            "",
+            "",
+            _nonsense(rng),
+            f"{rng.choice(words.VERBS)} {rng.choice(words.NOUNS)}".capitalize(),
+        ]
+    )
     return name, description, wish, arguments
 
 
 def _nonsense(rng: random.Random) -> str:
     """A description made of real and made-up words."""
-    return " ".join(
-        rng.choice([rng.choice(words.VERBS), rng.choice(words.NOUNS), words.syllables(rng), "the", "a", "of"])
-        for _ in range(rng.randint(2, 7))
-    ).capitalize() + "."
+    return (
+        " ".join(
+            rng.choice(
+                [
+                    rng.choice(words.VERBS),
+                    rng.choice(words.NOUNS),
+                    words.syllables(rng),
+                    "the",
+                    "a",
+                    "of",
+                ]
+            )
+            for _ in range(rng.randint(2, 7))
+        ).capitalize()
+        + "."
+    )
 
 
-def _by_words(rng: random.Random, *, unseen: bool, zh: bool) -> tuple[str, str, str, list[Argument]]:
+def _by_words(
+    rng: random.Random, *, unseen: bool, zh: bool
+) -> tuple[str, str, str, list[Argument]]:
     """A wish that shares the words of the function's name or description, but is no name itself."""
     while True:
-        a, b = rng.choice(words.VERBS), rng.choice([rng.choice(words.NOUNS), words.syllables(rng, 1, 3)])
-        name = words._join(rng, [a, b])
+        a, b = (
+            rng.choice(words.VERBS),
+            rng.choice([rng.choice(words.NOUNS), words.syllables(rng, 1, 3)]),
+        )
+        name = words.join(rng, [a, b])
         if words.held_out(name, 5) is unseen:
             break
     arg = rng.choice([rng.choice(words.ARGS), words.syllables(rng, 1, 2)])
@@ -276,9 +350,18 @@ def _by_words(rng: random.Random, *, unseen: bool, zh: bool) -> tuple[str, str, 
         "{v0} the {v1} {of|for|in|with|at} {v}[ please]", "{please |can you |could you |I want to |I'd like to |}{v0} {a|the|my|} {v1} {v}",
         "what is the {v1} {of|for|in} {v}", "I need {a|the} {v1} {for|of|called} {v}", "{v1} {for|of} {v}[ please]",
     )  # fmt: skip
-    zh_patterns = ("{v0} {v1} {v}", "帮我 {v0} {v1}，{v}", "{请|}{查询|获取} {v1} {v}", "{v}的 {v1}")
-    wish = _fill(rng.choice(zh_patterns if zh else patterns), {"v0": a, "v1": b, "v": value.said}, rng)
-    description = rng.choice(["", f"{a.capitalize()} a {b}.", f"{a.capitalize()}s the {b} of a {arg.replace('_', ' ')}."])
+    zh_patterns = (
+        "{v0} {v1} {v}",
+        "帮我 {v0} {v1}，{v}",
+        "{请|}{查询|获取} {v1} {v}",
+        "{v}的 {v1}",
+    )
+    wish = _fill(
+        rng.choice(zh_patterns if zh else patterns), {"v0": a, "v1": b, "v": value.said}, rng
+    )
+    description = rng.choice(
+        ["", f"{a.capitalize()} a {b}.", f"{a.capitalize()}s the {b} of a {arg.replace('_', ' ')}."]
+    )
     return name, description, wish, [value]
 
 
@@ -289,17 +372,25 @@ def _family(rng: random.Random, *, unseen: bool, zh: bool) -> tuple[str, str, st
         parts = sample(family.name, rng).split()
         style = rng.random()
         if style < 0.25:  # noise that makes the name new
-            parts.insert(rng.randint(0, len(parts)), rng.choice([words.syllables(rng, 1, 2), rng.choice(words.NOUNS)]))
-        name = words._join(rng, parts)
+            parts.insert(
+                rng.randint(0, len(parts)),
+                rng.choice([words.syllables(rng, 1, 2), rng.choice(words.NOUNS)]),
+            )
+        name = words.join(rng, parts)
         if words.held_out(name, 5) is unseen:
             break
     arguments = []
     for names, kind in family.arguments:
-        arg_name = rng.choice(names.split("|")) if rng.random() < 0.92 else words.syllables(rng, 1, 2)
+        arg_name = (
+            rng.choice(names.split("|")) if rng.random() < 0.92 else words.syllables(rng, 1, 2)
+        )
         schema, value = _value(rng, kind, zh=zh)
         arguments.append(Argument(arg_name, schema, value, str(value)))
     quoted = rng.random() < 0.08
-    said = {str(i): f'"{a.said}"' if quoted and a.kind == "string" else a.said for i, a in enumerate(arguments)}
+    said = {
+        str(i): f'"{a.said}"' if quoted and a.kind == "string" else a.said
+        for i, a in enumerate(arguments)
+    }
     wish = _fill(rng.choice(family.zh if zh else family.en), said, rng)
     return name, sample(family.description, rng) if rng.random() < 0.8 else "", wish, arguments
 
@@ -307,8 +398,10 @@ def _family(rng: random.Random, *, unseen: bool, zh: bool) -> tuple[str, str, st
 def finish_wish(rng: random.Random, wish: str, names: set[str], *, zh: bool) -> str:
     """Capital letter, full stop, question mark or politeness, as people do or do not write them."""
     if zh:
-        return rng.choice(["", "", "", "请", "你好，"]) + wish + rng.choice(["", "", "。", "？", "?"])
-    if rng.random() < 0.5 and wish.split()[0].rstrip(":") not in names:
+        return (
+            rng.choice(["", "", "", "请", "你好，"]) + wish + rng.choice(["", "", "。", "？", "?"])
+        )
+    if rng.random() < 0.5 and wish.split(maxsplit=1)[0].rstrip(":") not in names:
         wish = wish[0].upper() + wish[1:]
     if rng.random() < 0.15:
         wish = rng.choice(["Please ", "Hi, ", "Hey, ", "ok, ", "Can you help? ", "Now "]) + wish
@@ -333,17 +426,27 @@ def call_example(rng: random.Random, *, unseen: bool = False) -> tuple[Example, 
     tools = [_schema(rng, name, description, arguments)]
     taken = {name}
     topic = _topic_words(name, description)
-    for _ in range(rng.choice([0, 0, 1, 1, 2, 3])):
+    for _ in range(rng.choice([0, 0, 0, 1, 1, 2, 3])):
         other = rng.choice(makers)(rng, unseen=unseen, zh=zh)
         if other[0] not in taken and not topic & _topic_words(other[0], other[1]):
             taken.add(other[0])
             tools.append(_schema(rng, other[0], other[1], other[3]))
     rng.shuffle(tools)
     values = {a.name: a.value for a in arguments}
-    order = next(t for t in tools if t["function"]["name"] == name)["function"]["parameters"]["properties"]
+    order = next(t for t in tools if t["function"]["name"] == name)["function"]["parameters"][
+        "properties"
+    ]
     values = {k: values[k] for k in order if k in values}
     example = Example(
-        "tool", [{"role": "user", "content": finish_wish(rng, wish, {name, *(a.name for a in arguments)}, zh=zh)}], call_text(name, values), tools
+        "tool",
+        [
+            {
+                "role": "user",
+                "content": finish_wish(rng, wish, {name, *(a.name for a in arguments)}, zh=zh),
+            }
+        ],
+        call_text(name, values),
+        tools,
     )
     return example, name, values
 
@@ -352,7 +455,9 @@ def result_example(rng: random.Random) -> Example:
     """The turn after a tool has answered: say the result in words."""
     example, name, values = call_example(rng)
     if rng.random() < 0.35:
-        content: str = rng.choice([words.text_value(rng, chinese=False), _nonsense(rng), str(rng.randint(0, 9999))])
+        content: str = rng.choice(
+            [words.text_value(rng, chinese=False), _nonsense(rng), str(rng.randint(0, 9999))]
+        )
         said = content.rstrip(".")
     else:
         keys = rng.sample(words.ARGS, rng.randint(1, 3))
@@ -368,3 +473,11 @@ def result_example(rng: random.Random) -> Example:
         {"role": "tool", "content": content},
     ]
     return Example("result", messages, answer, example.tools)
+
+
+def thought(example: Example, *, zh: bool) -> str:
+    """A short thought before a call, or before the words about its result."""
+    if example.kind == "result":
+        return "工具已经回答。" if zh else "The tool has answered."
+    name = json.loads(example.answer.split("\n", 2)[1])["name"]
+    return f"工具 {name} 合适。" if zh else f"The tool {name} fits."

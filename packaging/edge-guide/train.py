@@ -1,13 +1,12 @@
 """Train edge-guide on two CPU cores.
 
-Phase 1 is a curriculum of random token sequences that repeat, with loss on the repeat: it makes
-the attention heads that copy, without which so small a model never learns to call an unseen tool.
-Phase 2 mixes a few such batches into the real corpus. Length is counted in steps, not in seconds,
-so that a run can be repeated; a step is about `TOKENS` tokens.
+Half of the first steps are a curriculum of random token sequences that repeat, with loss on the
+repeat: it makes the attention heads that copy, without which so small a model never learns to call
+an unseen tool. Later a few such batches stay in the mix. Length is counted in steps, not in
+seconds, so that a run can be repeated; a step is about `TOKENS` tokens.
 """
 
 import argparse
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,30 +21,31 @@ from model import Guide, Shape
 from render import encode
 from tokenizers import Tokenizer
 
-TOKENS = 4096  # per step, padding included
+TOKENS = 3072  # per step, padding included
 POOL = 400  # conversations that are sorted by length together
-LR = 3e-3  # AdamW: embedding, norms, biases
+LR = 2e-3  # AdamW: embedding, norms, biases
 LR_MATRIX = 2e-3  # Muon, scaled to AdamW's step size
-COPY_SHARE = 0.05
+COPY_SHARE = (0.3, 0.05)  # of the batches: during the curriculum, and after it
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # ids and labels, (batch, time); label -100 = not learnt
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps of the two phases."""
+    """Steps of the curriculum, of the whole, and of the falling learning rate at its end."""
 
     copy_steps: int
     steps: int
+    fall_steps: int
 
 
 def copy_batch(random: np.random.Generator, vocab: int) -> Batch:
     """Random tokens, in one row the same length, repeated after a gap of other random tokens."""
-    n = int(random.integers(6, 48))
-    gap = int(random.integers(0, 32))
-    # A narrow choice of tokens now and then: the head must look at more than one token to match.
-    pool = random.integers(0, vocab, int(random.choice([20, 200, vocab])))
-    rows = max(1, TOKENS // (2 * n + gap) // 2)
+    n = int(random.integers(6, 40))
+    gap = int(random.integers(0, 16))
+    # Few tokens to choose from: the pattern shows more often, and one token is not enough to match.
+    pool = random.integers(0, vocab, int(random.choice([16, 32, 64, 128, 256, vocab])))
+    rows = max(1, TOKENS // (2 * n + gap))
     first = random.choice(pool, (rows, n))
     ids = np.concatenate([first, random.choice(pool, (rows, gap)), first], axis=1)
     labels = np.full_like(ids, -100)
@@ -85,7 +85,7 @@ def loss_of(model: Guide, batch: Batch) -> torch.Tensor:
     """Mean cross entropy over learnt tokens; the head runs on those positions only."""
     ids, labels = batch
     target = labels[:, 1:]
-    wanted = target != -100  # noqa: PLR2004
+    wanted = target != -100
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model(ids[:, :-1])[wanted]
         logits = model.logits(hidden)
@@ -94,24 +94,24 @@ def loss_of(model: Guide, batch: Batch) -> torch.Tensor:
 
 def optimizers(model: Guide) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "blocks" in n]  # noqa: PLR2004
-    rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "blocks" not in n]  # noqa: PLR2004
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "blocks" in n]
+    rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "blocks" not in n]
     return [
         torch.optim.Muon(
-            matrices, lr=LR_MATRIX, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+            matrices, lr=LR_MATRIX, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
         ),
         torch.optim.AdamW(rest, lr=LR, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
 
 
 def schedule(step: int, plan: Plan) -> float:
-    """Learning-rate factor: short warm-up, level, then a linear fall over the last 60 %."""
-    left = (plan.steps - step) / (0.6 * plan.steps)
+    """Learning-rate factor: short warm-up, level, then a linear fall over the last steps."""
+    left = (plan.steps - step) / plan.fall_steps
     return min(1.0, (step + 1) / 50, max(left, 0.0) + 0.01)
 
 
 def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
-    """Train and write `out` (a GGUF) every `every` steps and at the end; resumes from `out`.pt."""
+    """Train and write `out` (a GGUF) every `every` steps and at the end, with its float weights beside it."""
     torch.manual_seed(0)
     shape = Shape(vocab=tokenizer.get_vocab_size())
     model = Guide(shape)
@@ -122,7 +122,7 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
     started = time.monotonic()
     mean = {"copy": 0.0, "text": 0.0}
     for step in range(plan.steps):
-        copying = step < plan.copy_steps or random.random() < COPY_SHARE
+        copying = random.random() < COPY_SHARE[step >= plan.copy_steps]
         batch = copy_batch(random, shape.vocab) if copying else next(batches)
         factor = schedule(step, plan)
         for group, rate in zip(
@@ -138,7 +138,7 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
         name = "copy" if copying else "text"
         value = loss.item()
         mean[name] = 0.97 * mean[name] + 0.03 * value if mean[name] else value
-        if step % 50 == 49:  # noqa: PLR2004
+        if step % 50 == 49:
             print(
                 f"step {step + 1}/{plan.steps} {time.monotonic() - started:.0f} s"
                 f" copy {mean['copy']:.3f} text {mean['text']:.3f}",
@@ -146,20 +146,22 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
             )
         if (step + 1) % every == 0 or step + 1 == plan.steps:
             export.write(out, shape, dict(model.named_parameters()), tokenizer)
+            torch.save(model.state_dict(), out.with_suffix(".pt"))
 
 
 def main() -> None:
-    """Command line: train.py --tokenizer FILE --out FILE [--steps N --copy-steps N]."""
+    """Command line: train.py --tokenizer FILE --out FILE [--steps N …]."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--copy-steps", type=int, default=600)
-    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--steps", type=int, default=1580)
+    parser.add_argument("--copy-steps", type=int, default=500)
+    parser.add_argument("--fall-steps", type=int, default=480)
+    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    train(args.out, tokenizer, Plan(args.copy_steps, args.steps), args.every)
+    train(args.out, tokenizer, Plan(args.copy_steps, args.steps, args.fall_steps), args.every)
 
 
 if __name__ == "__main__":

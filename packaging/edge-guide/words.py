@@ -1,7 +1,5 @@
 """Word lists, made-up words, function names and argument values."""
 
-# ruff: noqa: PLR2004, S311 - shares of a mix, drawn from a seeded generator
-
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +36,8 @@ CITIES = (
     " Zurich Geneva Milan Naples Porto Lyon Nice Bristol Leeds Glasgow Helsinki Stockholm"
     " Copenhagen Budapest Bucharest Sofia Istanbul Ankara Dubai Doha Tehran Karachi Dhaka"
     " Bangkok Hanoi Manila Jakarta Singapore Auckland Havana Quito Caracas Montreal Vancouver"
-).split() + ["New York", "San Francisco", "Los Angeles", "Hong Kong", "Cape Town", "Buenos Aires"]
+).split()
+CITIES += ["New York", "San Francisco", "Los Angeles", "Hong Kong", "Cape Town", "Buenos Aires"]
 CITIES_ZH = (
     "北京 上海 广州 深圳 杭州 南京 成都 重庆 武汉 西安 天津 苏州 长沙 青岛 大连 厦门 昆明 哈尔滨 郑州 济南"
     " 合肥 福州 南昌 贵阳 兰州 拉萨 海口 三亚 桂林 洛阳 东京 巴黎 伦敦 柏林 纽约 悉尼 罗马 首尔 曼谷 新加坡"
@@ -48,7 +47,9 @@ PEOPLE = (
     " Rosa Sam Tina Uma Victor Wendy Xavier Yusuf Zoe Alice Bob Chen Dana Erik Fatima George Hana"
     " Igor Julia Kim Lena Marco Nina Omar Petra Ravi Sara Tom Lucy Maria Peter John Linda"
 ).split()
-PEOPLE_ZH = "小明 小红 张伟 王芳 李娜 刘洋 陈静 杨帆 赵磊 孙丽 周涛 吴敏 郑强 老王 小李 阿强".split()
+PEOPLE_ZH = (
+    "小明 小红 张伟 王芳 李娜 刘洋 陈静 杨帆 赵磊 孙丽 周涛 吴敏 郑强 老王 小李 阿强".split()
+)
 WORDS = (
     "apple river stone cloud garden silver window bridge coffee orange planet forest winter"
     " summer yellow purple copper marble tiger falcon rabbit dragon engine rocket candle mirror"
@@ -75,7 +76,8 @@ def syllables(rng: random.Random, low: int = 1, high: int = 3) -> str:
     return "".join(rng.choice(ONSET) + rng.choice(VOWEL) + rng.choice(CODA) for _ in range(n))
 
 
-def _join(rng: random.Random, words: list[str]) -> str:
+def join(rng: random.Random, words: list[str]) -> str:
+    """Words as one identifier: snake_case, camelCase or another habit."""
     style = rng.random()
     if style < 0.65:
         return "_".join(words)
@@ -90,7 +92,7 @@ def tool_words(rng: random.Random) -> list[str]:
     if kind < 0.5:
         words = [rng.choice(VERBS), rng.choice(NOUNS)]
         if rng.random() < 0.2:
-            words.append(rng.choice(NOUNS + ["by_id", "info", "status", "details", "v2"]))
+            words.append(rng.choice([*NOUNS, "by_id", "info", "status", "details", "v2"]))
     elif kind < 0.75:
         words = [syllables(rng, 1, 3) for _ in range(rng.randint(1, 2))]
     elif kind < 0.9:
@@ -103,7 +105,7 @@ def tool_words(rng: random.Random) -> list[str]:
 def tool_name(rng: random.Random, *, unseen: bool) -> str:
     """A function name; those kept for the evaluation and those for training never meet."""
     while True:
-        name = _join(rng, tool_words(rng))
+        name = join(rng, tool_words(rng))
         if held_out(name, 5) is unseen:
             return name
 
@@ -118,7 +120,9 @@ class Argument:
     said: str  # the value as the user writes it
 
 
-def text_value(rng: random.Random, *, chinese: bool) -> str:
+def text_value(  # noqa: PLR0911 - one return for each kind of value
+    rng: random.Random, *, chinese: bool
+) -> str:
     """A word or two to be copied."""
     kind = rng.random()
     if chinese and kind < 0.6:
@@ -129,9 +133,13 @@ def text_value(rng: random.Random, *, chinese: bool) -> str:
         word = syllables(rng, 1, 3)
         return word.capitalize() if rng.random() < 0.6 else word
     if kind < 0.75:
-        return " ".join(rng.choice([rng.choice(WORDS), syllables(rng)]) for _ in range(rng.randint(2, 3)))
+        return " ".join(
+            rng.choice([rng.choice(WORDS), syllables(rng)]) for _ in range(rng.randint(2, 3))
+        )
     if kind < 0.85:
-        return f"{syllables(rng, 1, 2).upper()[:4]}{rng.choice(['-', '', '_'])}{rng.randint(1, 9999)}"
+        return (
+            f"{syllables(rng, 1, 2).upper()[:4]}{rng.choice(['-', '', '_'])}{rng.randint(1, 9999)}"
+        )
     if kind < 0.93:
         return f"20{rng.randint(10, 39)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
     return f"{syllables(rng, 1, 2)}@{syllables(rng, 1, 2)}.{rng.choice(['com', 'org', 'net', 'de', 'cn'])}"
