@@ -138,7 +138,6 @@ class Worker:
         finally:
             loading.cancel()
         self._send(ready)
-        log.info("worker.ready", model=launch.model, seconds=ready.load_s, build=ready.build)
         return None
 
     async def _fail(self, error: Exception, status: int) -> int:
@@ -246,7 +245,8 @@ def main() -> NoReturn:
     """Run the worker on the socket whose descriptor is the only argument."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.configure(os.environ.get("EDGED_LOG", "info"))
+    # What goes well is told by the daemon, which knows it from the frames.
+    logging.configure(os.environ.get("EDGED_LOG", "warning"))
     sys.setswitchinterval(_SWITCH_S)
     _expect_to_be_killed_first()
     sock = socket.socket(fileno=int(sys.argv[1]))
@@ -261,7 +261,8 @@ def main() -> NoReturn:
     except Exception:
         log.exception("worker.fault")
     finally:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a daemon that was killed took the pipe with it
+            sys.stderr.flush()
         # Not sys.exit: a thread that is stuck in native code must not hold the process.
         os._exit(status)
 

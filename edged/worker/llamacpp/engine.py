@@ -130,7 +130,7 @@ class LlamaCppEngine:
             raise BadModelError(f"a context of {self._context} tokens holds no answer")
         self._scheduler = Scheduler(
             cells=runner.cells,
-            parallel=launch.parallel,
+            parallel=min(launch.parallel, runner.sequences - 1),  # one slot is a resident's
             batch=runner.batch,
             slots=runner.sequences,
             cuttable=runner.facts.cuttable,
