@@ -27,6 +27,10 @@ def ask(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="The model, in place of a first word."),
+    ] = None,
     url: Url = None,
 ) -> None:
     """Ask a model; the first one of models.toml unless MODEL is given."""
@@ -34,11 +38,11 @@ def ask(
         names = [model["id"] for model in fetch(client, "/v1/models")["data"]]
         if not names:
             fail("no models; add a [models.NAME] table to models.toml")
-        model, text = _split(words or [], names)
+        name, text = _split(words or [], names) if model is None else (model, _text(words or []))
         if not text.strip():
             fail('nothing to ask; `edged ask "How do I add a model?"`')
         try:
-            _stream(client, model, text)
+            _stream(client, name, text)
         except KeyboardInterrupt:  # the connection closes, and so the daemon aborts
             print()
             raise typer.Exit(1) from None
@@ -46,13 +50,13 @@ def ask(
 
 def _split(words: list[str], names: list[str]) -> tuple[str, str]:
     """Return model and text: a first word that names a model is one if a text follows."""
-    piped = not sys.stdin.isatty()
-    model = names[0]
-    if words and words[0] in names and (len(words) > 1 or piped):
-        model, words = words[0], words[1:]
-    if words or not piped:
-        return model, " ".join(words)
-    return model, sys.stdin.read()
+    if words and words[0] in names and (len(words) > 1 or not sys.stdin.isatty()):
+        return words[0], _text(words[1:])
+    return names[0], _text(words)
+
+
+def _text(words: list[str]) -> str:
+    return " ".join(words) if words or sys.stdin.isatty() else sys.stdin.read()
 
 
 def _stream(client: httpx.Client, model: str, text: str) -> None:

@@ -160,10 +160,18 @@ def test_ask_streams_an_answer(daemon: str) -> None:
         (["gpt-4o-mini", "What", "is", "edged?"], None),
         ([], "What is edged?"),
         (["edge-guide"], "What is edged?"),
+        (["--model", "edge-guide", "What is edged?"], None),
+        (["-m", "gpt-4o-mini"], "What is edged?"),
     ):
         ran = edged("ask", *arguments, stdin=stdin, EDGED_URL=daemon)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.strip()
+
+
+def test_ask_of_an_unknown_model_lists_what_exists(daemon: str) -> None:
+    ran = edged("ask", "--model", "nope", "hi", EDGED_URL=daemon)
+    assert ran.returncode == 1
+    assert "edge-guide" in ran.stderr
 
 
 def test_ask_without_a_question_or_with_too_long_a_one_is_exit_code_1(daemon: str) -> None:
