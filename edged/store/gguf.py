@@ -24,12 +24,13 @@ from edged.store.ggml_types import FILE_TYPES, TENSOR_TYPES
 Kind = Literal["chat", "embeddings", "rerank"]
 
 _PIECE_BYTES = 1 << 20
-_MAX_KEYS = 1 << 16
+_MAX_KEYS = 1 << 12  # models have some fifty
 _MAX_TENSORS = 1 << 17
 _MAX_STRINGS = 1 << 23  # of one array; the largest vocabularies have 2^18 tokens
 _MAX_NAME_BYTES = 1 << 10
 _KEPT_STRING_BYTES = 1 << 12
 _KEPT_NUMBERS = 1 << 12  # of one array; per-layer figures, not vocabularies
+_KEPT_NUMBERS_IN_ALL = 1 << 16
 _MAX_DIMENSIONS = 4
 _MAX_LAYERS = 1 << 12
 _MAX_TENSOR_BYTES = 1 << 50
@@ -207,7 +208,8 @@ def _metadata_entry(reader: _Reader, metadata: dict[str, Any], lengths: dict[str
             reader.skip_strings(count)
         elif code is None:
             raise GgufError(f"is damaged: {key} is an array of type {element}")
-        elif count <= _KEPT_NUMBERS:
+        elif count <= min(_KEPT_NUMBERS, _KEPT_NUMBERS_IN_ALL - reader.n_kept):
+            reader.n_kept += count
             width = struct.calcsize("<" + code)
             metadata[key] = struct.unpack(f"<{count}{code}", reader.take(count * width))
         else:
@@ -266,6 +268,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.size = size
+        self.n_kept = 0  # numbers of arrays, by whoever reads
         self._file = file
         self._piece = b""
         self._at = 0  # in the piece
@@ -305,6 +308,9 @@ class _Reader:
     def skip(self, n_bytes: int) -> None:
         if n_bytes > self.left:
             raise _truncated(self.size, self.position + n_bytes)
+        if n_bytes <= len(self._piece) - self._at:
+            self._at += n_bytes
+            return
         self._start, self._at, self._piece = self.position + n_bytes, 0, b""
         self._file.seek(self._start)
 

@@ -222,6 +222,13 @@ def test_hostile_size_allocates_nothing(tmp_path: Path, content: bytes) -> None:
     assert peak < 4 << 20
 
 
+def test_many_arrays_are_counted_and_few_are_kept(tmp_path: Path) -> None:
+    numbers = list(range(4096))
+    header = read(tmp_path, gguf(MODEL | {f"k{i}": numbers for i in range(100)}))
+    assert header.lengths["k99"] == 4096
+    assert sum(len(v) for v in header.metadata.values() if isinstance(v, tuple)) <= 1 << 16
+
+
 def test_endless_list_in_a_sparse_file_ends(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + string("x")
