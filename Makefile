@@ -28,7 +28,9 @@ bench: setup-dev ## benchmarks beside llama-server, built from the installed sdi
 	$(BIN)/python -m tests.bench $(ARGS)
 
 edge-guide:      ## train the built-in model again and write its GGUF (about an hour on two cores)
-	packaging/edge-guide/build $(ARGS)
+	$(or $(PYTHON),python3) -m venv .venv-train
+	.venv-train/bin/pip install --quiet --requirement packaging/edge-guide/requirements.txt
+	.venv-train/bin/python packaging/edge-guide/build.py
 
 setup:
 	@PYTHON="$(PYTHON)" packaging/setup-venv $(VENV) requirements.lock
@@ -40,4 +42,4 @@ lock:            ## pin anew what pyproject.toml admits
 	packaging/make-lock
 
 clean:           ## remove what make made (not caches outside this folder)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-train build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
