@@ -256,6 +256,15 @@ async def test_values_outside_the_model_are_refused(
     assert (answer.failed.code, answer.failed.param) == ("invalid_value", param)
 
 
+@pytest.mark.parametrize("prompt", ["<|im_end|>" * 200_000, "x" * 4_000_000, "<think>" * 300_000])
+async def test_megabytes_are_refused_unread(engine: LlamaCppEngine, prompt: str) -> None:
+    for asked in (chat(prompt), Text(prompt)):
+        answer = await ask(engine, asked)
+        assert answer.failed is not None
+        assert answer.failed.code == "context_length_exceeded"
+        assert "at least" in answer.failed.message
+
+
 async def test_empty_prompt_starts_from_bos(engine: LlamaCppEngine) -> None:
     answer = await ask(engine, Tokens([]), max_tokens=2)
     assert answer.done.usage.prompt_tokens == 1

@@ -90,7 +90,7 @@ class Preparer:
     ) -> list[int]:
         """Return the tokens of a prompt in parts, True: with control tokens in it."""
         parts = list(parts)
-        fewest = sum(self._vocab.fewest(text) for text, _ in parts)
+        fewest = self._vocab.fewest(sum(len(text) for text, _ in parts))
         if fewest >= self._context:  # megabytes are not worth the seconds that they take
             raise self._too_long(f"at least {fewest}", _param(request))
         try:

@@ -75,9 +75,9 @@ class Vocab:
 
     # ── text to tokens ──
 
-    def fewest(self, text: str) -> int:
-        """Return how many tokens `text` has at least, without tokenizing it."""
-        return len(text) // self._longest
+    def fewest(self, n_characters: int) -> int:
+        """Return how many tokens a text of this length has at least."""
+        return n_characters // self._longest
 
     def tokenize(self, parts: Sequence[tuple[str, bool]], *, wrap: bool) -> list[int]:
         """Return the tokens of a text in parts; True: spell control tokens out of the part.
