@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "edged").rglob("*.py"))
 
 GROUND = {"edged", "edged.protocol", "edged.errors", "edged.log"}
-FACTS = GROUND | {"edged.config", "edged.hardware", "edged.paths", "edged.status"}
+FACTS = GROUND | {"edged.config", "edged.hardware", "edged.status"}
 
 # Room → what it may import of edged (a room may always import itself). A room is a module, or a
 # package with all below it; the longest match of a module's name is its room.
@@ -20,7 +20,6 @@ MAY_IMPORT = {
     "edged.log": set(),
     "edged.protocol": {"edged.errors"},
     # the parent, from facts to the command line
-    "edged.paths": set(),
     "edged.config": GROUND,
     "edged.hardware": GROUND | {"edged.config"},
     "edged.status": {"edged.protocol", "edged.hardware"},

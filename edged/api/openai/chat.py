@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Any
 
 import msgspec
@@ -17,6 +15,7 @@ from edged.api.box import box_of
 from edged.api.events import Answer
 from edged.api.exchange import Exchange
 from edged.api.openai import parameters
+from edged.api.openai.envelope import Envelope, Whole, encode
 from edged.api.openai.schema import (
     Addressed,
     Assistant,
@@ -28,12 +27,9 @@ from edged.api.openai.schema import (
     Tool,
     ToolCall,
 )
-from edged.api.openai.usage import Timings, Usage, fingerprint
 from edged.api.upstream import PassThrough
 from edged.plan import ModelPlan
 from edged.protocol import Delta, Finish, Generate, Messages
-
-_encode = msgspec.json.Encoder().encode
 
 
 @post("/v1/chat/completions", status_code=200)
@@ -169,76 +165,51 @@ class Choice(Struct):
     logprobs: None = None
 
 
-class ChatCompletion(Struct):
+class ChatCompletion(Whole, kw_only=True):
     """Body of a whole reply."""
 
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[Choice]
-    usage: Usage
-    timings: Timings
-    object: str = "chat.completion"
 
 
 class ChatReply:
-    """Writes the reply to one chat request; chunks are put together from encoded pieces."""
+    """Writes the reply to one chat request."""
+
+    _OPEN = b'{"index":0,"delta":{'
+    _SHUT = b'},"logprobs":null,"finish_reason":null}'
 
     def __init__(self, plan: ModelPlan, *, with_usage: bool) -> None:
-        self._id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._model = plan.model.name
-        self._fingerprint = fingerprint(plan)
-        self._with_usage = with_usage
-        self._head = b"".join(
-            [
-                b'data: {"id":"%b","object":"chat.completion.chunk"' % self._id.encode(),
-                b',"created":%d,"model":%b' % (self._created, _encode(self._model)),
-                b',"system_fingerprint":%b,"choices":[' % _encode(self._fingerprint),
-            ]
+        self._envelope = Envelope(
+            plan,
+            prefix="chatcmpl",
+            whole="chat.completion",
+            chunk="chat.completion.chunk",
+            with_usage=with_usage,
         )
-        self._open = self._head + b'{"index":0,"delta":{'
-        self._tail = b"]" + (b',"usage":null}\n\n' if with_usage else b"}\n\n")
-        self._shut = b'},"logprobs":null,"finish_reason":null}' + self._tail
 
     def whole(self, content: str, reasoning: str, finish: Finish) -> bytes:
         """Return the body of a whole reply."""
         message = ReplyMessage(content, reasoning or msgspec.UNSET)
-        return _encode(
-            ChatCompletion(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                system_fingerprint=self._fingerprint,
-                choices=[Choice(message, finish.reason)],
-                usage=Usage.of(finish.usage),
-                timings=Timings.of(finish),
-            )
-        )
+        choices = [Choice(message, finish.reason)]
+        return encode(ChatCompletion(**self._envelope.whole(finish), choices=choices))
 
     def opening(self) -> bytes:
         """Return the chunk that carries the role."""
-        return self._open + b'"role":"assistant","content":"","refusal":null' + self._shut
+        return self._chunk(b'"role":"assistant","content":"","refusal":null')
 
     def piece(self, delta: Delta) -> bytes:
         """Return the chunk, or the two, of one delta."""
         found = b""
         if delta.reasoning:
-            encoded = _encode(delta.reasoning)
-            found = self._open + b'"reasoning_content":' + encoded + self._shut
+            found = self._chunk(b'"reasoning_content":' + encode(delta.reasoning))
         if delta.content:
-            found += self._open + b'"content":' + _encode(delta.content) + self._shut
+            found += self._chunk(b'"content":' + encode(delta.content))
         return found
 
     def closing(self, finish: Finish) -> bytes:
         """Return the chunk with the reason, the one with the usage if wanted, and the end."""
-        parts = [
-            self._open,
-            b'},"logprobs":null,"finish_reason":"%b"}]' % finish.reason.encode(),
-            b',"usage":null' if self._with_usage else b"",
-            b',"timings":%b}\n\n' % _encode(Timings.of(finish)),
-        ]
-        if self._with_usage:
-            parts += [self._head, b'],"usage":%b}\n\n' % _encode(Usage.of(finish.usage))]
-        return b"".join([*parts, b"data: [DONE]\n\n"])
+        reason = encode(finish.reason)
+        choice = self._OPEN + b'},"logprobs":null,"finish_reason":%b}' % reason
+        return self._envelope.end(choice, finish)
+
+    def _chunk(self, delta: bytes) -> bytes:
+        return self._envelope.chunk(self._OPEN + delta + self._SHUT)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from typing import Any
 
-import msgspec
 from litestar import Request, post
 from litestar.types import ASGIApp
 from msgspec import Struct
@@ -17,16 +14,14 @@ from edged.api.box import box_of
 from edged.api.events import Answer
 from edged.api.exchange import Exchange
 from edged.api.openai import parameters
+from edged.api.openai.envelope import Envelope, Whole, encode
 from edged.api.openai.schema import Addressed, CompletionRequest
-from edged.api.openai.usage import Timings, Usage, fingerprint
 from edged.api.upstream import PassThrough
 from edged.plan import ModelPlan
 from edged.protocol import Delta, Finish, Generate, Text, Tokens
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 _MAX_TOKEN_ID = 2**31 - 1
-
-_encode = msgspec.json.Encoder().encode
 
 
 @post("/v1/completions", status_code=200)
@@ -95,52 +90,28 @@ class Choice(Struct):
     logprobs: None = None
 
 
-class Completion(Struct):
+class Completion(Whole, kw_only=True):
     """Body of a whole reply."""
 
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[Choice]
-    usage: Usage
-    timings: Timings
-    object: str = "text_completion"
 
 
 class TextReply:
-    """Writes the reply to one text request; chunks are put together from encoded pieces."""
+    """Writes the reply to one text request; a text has no reasoning apart."""
 
     def __init__(self, plan: ModelPlan, *, with_usage: bool) -> None:
-        self._id = f"cmpl-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._model = plan.model.name
-        self._fingerprint = fingerprint(plan)
-        self._with_usage = with_usage
-        self._head = b"".join(
-            [
-                b'data: {"id":"%b","object":"text_completion"' % self._id.encode(),
-                b',"created":%d,"model":%b' % (self._created, _encode(self._model)),
-                b',"system_fingerprint":%b,"choices":[' % _encode(self._fingerprint),
-            ]
+        self._envelope = Envelope(
+            plan,
+            prefix="cmpl",
+            whole="text_completion",
+            chunk="text_completion",
+            with_usage=with_usage,
         )
-        self._open = self._head + b'{"index":0,"text":'
-        usage = b',"usage":null' if with_usage else b""
-        self._shut = b',"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
 
     def whole(self, content: str, reasoning: str, finish: Finish) -> bytes:
-        """Return the body of a whole reply; a text has no reasoning apart."""
-        return _encode(
-            Completion(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                system_fingerprint=self._fingerprint,
-                choices=[Choice(reasoning + content, finish.reason)],
-                usage=Usage.of(finish.usage),
-                timings=Timings.of(finish),
-            )
-        )
+        """Return the body of a whole reply."""
+        choices = [Choice(reasoning + content, finish.reason)]
+        return encode(Completion(**self._envelope.whole(finish), choices=choices))
 
     def opening(self) -> bytes:
         """Return nothing: the first chunk is the first text."""
@@ -149,16 +120,12 @@ class TextReply:
     def piece(self, delta: Delta) -> bytes:
         """Return the chunk of one delta."""
         text = delta.reasoning + delta.content
-        return self._open + _encode(text) + self._shut if text else b""
+        return self._envelope.chunk(_choice(encode(text), b"null")) if text else b""
 
     def closing(self, finish: Finish) -> bytes:
         """Return the chunk with the reason, the one with the usage if wanted, and the end."""
-        parts = [
-            self._open,
-            b'"","logprobs":null,"finish_reason":"%b"}]' % finish.reason.encode(),
-            b',"usage":null' if self._with_usage else b"",
-            b',"timings":%b}\n\n' % _encode(Timings.of(finish)),
-        ]
-        if self._with_usage:
-            parts += [self._head, b'],"usage":%b}\n\n' % _encode(Usage.of(finish.usage))]
-        return b"".join([*parts, b"data: [DONE]\n\n"])
+        return self._envelope.end(_choice(b'""', encode(finish.reason)), finish)
+
+
+def _choice(text: bytes, reason: bytes) -> bytes:
+    return b'{"index":0,"text":%b,"logprobs":null,"finish_reason":%b}' % (text, reason)
