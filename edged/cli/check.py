@@ -92,14 +92,16 @@ def _tell(made: Plan, change: Diff | None) -> None:
             f"{model.memory.total_bytes / _GIB:.2f} GiB" if model.memory else "-",
             Text(why, "red" if model.refusal else ""),
         )
-    console.print(f"{made.config.path} is fine.", highlight=False)
+    refused = [name for name, model in made.models.items() if model.refusal]
+    verdict = f"is valid, but cannot run {', '.join(refused)}" if refused else "is fine"
+    console.print(f"{made.config.path} {verdict}.", highlight=False, markup=False)
     console.print(table)
     console.print(f"Models together may take {made.budget_bytes / _GIB:.1f} GiB.", highlight=False)
     if change is None:
         console.print("No daemon answers, so there is nothing to compare with.")
         return
     lines = [
-        ("would start (or offer) ", change.added),
+        ("would add ", change.added),
         ("would drain and remove ", change.removed),
         ("would replace the worker of ", change.replaced),
         ("would change in place ", change.updated),

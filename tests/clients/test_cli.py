@@ -118,6 +118,15 @@ def test_check_without_a_daemon_shows_the_plan(tmp_path: Path) -> None:
     assert found["models"][0]["name"] == "edge-guide"
 
 
+def test_check_names_what_cannot_run(tmp_path: Path) -> None:
+    config = tmp_path / "models.toml"
+    config.write_text('[models.absent]\ngguf = "file:/no/such.gguf"\n')
+    ran = edged("check", "--config", str(config))
+    assert ran.returncode == 0
+    assert "is valid, but cannot run absent." in ran.stdout.replace("\n", " ")
+    assert "/no/such.gguf does not exist" in ran.stdout
+
+
 def test_check_tells_what_would_change(daemon: str, tmp_path: Path) -> None:
     running = MODELS_TOML.format(port=daemon.rpartition(":")[2], context=CONTEXT)
     config = tmp_path / "models.toml"
