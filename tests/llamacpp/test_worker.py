@@ -54,10 +54,12 @@ from edged.worker import __main__
 from edged.worker.llamacpp import runner
 
 whole = runner.Runner.decode
+warm = []
 
 def decode(self, chunks):
-    if threading.current_thread().name == "engine":
+    if warm:
         threading.Event().wait()
+    warm.append(True)
     return whole(self, chunks)
 
 runner.Runner.decode = decode

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +99,11 @@ class LlamaCppEngine:
         self._by_id: dict[int, _Generation] = {}  # the thread's
         self._events: list[Event] = []  # the thread's, not posted yet
         self._preparers = ThreadPoolExecutor(2, thread_name_prefix="prepare")
-        self._thread: threading.Thread | None = None
+        # One thread loads, warms up and runs. OpenMP keeps a team of threads for each thread that
+        # has decoded; with a second team there are more of them than cores, its barriers stop
+        # spinning, and decoding on two cores falls to 0.57 of its speed.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._running = False
         self._ended = asyncio.Event()  # the thread is at its end
         self._closing = False
 
@@ -117,7 +120,7 @@ class LlamaCppEngine:
             return not self._closing
 
         self._runner = runner = await loop.run_in_executor(
-            self._preparers, lambda: Runner(launch, output.SHOWN_TOKENS, on_progress)
+            self._thread, lambda: Runner(launch, output.SHOWN_TOKENS, on_progress)
         )
         self._context = min(launch.context, runner.cells)
         if self._context > runner.facts.n_ctx_train > 0:
@@ -136,8 +139,8 @@ class LlamaCppEngine:
             cuttable=runner.facts.cuttable,
         )
         self._preparer = Preparer(runner.vocab, runner.facts.chat_template, self._context)
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._thread.submit(self._run)
+        self._running = True
         return Ready(
             build=runner.facts.build,
             context=self._context,
@@ -208,16 +211,17 @@ class LlamaCppEngine:
     async def close(self) -> None:
         """Stop the thread, fail what is open, free the model."""
         self._closing = True
-        if self._thread is not None:
+        if self._running:
             self._commands.stop()
             self._runner.interrupt()
             await self._ended.wait()  # not join: it could not be given up
-            self._thread = None
+            self._running = False
             self._runner.close()
         for request_id, events in self._open.items():
             error = ShuttingDown("the model was stopped before the answer was complete")
             events.put_nowait(Failed(request_id, error.code, error.message))
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._preparers, self._thread):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _deliver(self, events: list[Event]) -> None:
         for event in events:
