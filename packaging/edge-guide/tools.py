@@ -169,8 +169,10 @@ def _value(  # noqa: C901, PLR0911, PLR0912 - one return for each kind of value
             if zh
             else words.DATES
         )
-    if made_up:
+    if made_up and kind == "title":
         return "string", words.text_value(rng, chinese=zh)
+    if made_up:  # one word: two values side by side must not run into each other
+        return "string", rng.choice([str.capitalize, str])(words.syllables(rng))
     if kind == "city":
         return "string", rng.choice(words.CITIES_ZH if zh else words.CITIES)
     if kind == "person":

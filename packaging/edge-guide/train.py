@@ -1,9 +1,9 @@
 """Train edge-guide on two CPU cores.
 
-Half of the first steps are a curriculum of random token sequences that repeat, with loss on the
-repeat: it makes the attention heads that copy, without which so small a model never learns to call
-an unseen tool. Later a few such batches stay in the mix. Length is counted in steps, not in
-seconds, so that a run can be repeated; a step is about `TOKENS` tokens.
+The weights start with a circuit for copying (`copying.py`); the first steps are a curriculum of
+random token sequences that repeat, with loss on the repeat, which makes it sharp. Then comes the
+corpus, with a few such batches in the mix. Length is counted in steps, not in seconds, so that a
+run can be repeated; a step is about `TOKENS` tokens.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import copying
 import corpus
 import export
 import numpy as np
@@ -25,7 +26,7 @@ TOKENS = 3072  # per step, padding included
 POOL = 400  # conversations that are sorted by length together
 LR = 2e-3  # AdamW: embedding, norms, biases
 LR_MATRIX = 2e-3  # Muon, scaled to AdamW's step size
-COPY_SHARE = (0.3, 0.05)  # of the batches: during the curriculum, and after it
+COPY_SHARE = (1.0, 0.06)  # of the batches: during the curriculum, and after it
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # ids and labels, (batch, time); label -100 = not learnt
 
@@ -115,6 +116,7 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
     torch.manual_seed(0)
     shape = Shape(vocab=tokenizer.get_vocab_size())
     model = Guide(shape)
+    copying.prepare(model)
     steppers = optimizers(model)
     rates = [group["lr"] for opt in steppers for group in opt.param_groups]
     random = np.random.default_rng(1)
@@ -122,8 +124,8 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
     started = time.monotonic()
     mean = {"copy": 0.0, "text": 0.0}
     for step in range(plan.steps):
-        copying = random.random() < COPY_SHARE[step >= plan.copy_steps]
-        batch = copy_batch(random, shape.vocab) if copying else next(batches)
+        copies = random.random() < COPY_SHARE[step >= plan.copy_steps]
+        batch = copy_batch(random, shape.vocab) if copies else next(batches)
         factor = schedule(step, plan)
         for group, rate in zip(
             (g for opt in steppers for g in opt.param_groups), rates, strict=True
@@ -135,7 +137,7 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
         for opt in steppers:
             opt.step()
             opt.zero_grad(set_to_none=True)
-        name = "copy" if copying else "text"
+        name = "copy" if copies else "text"
         value = loss.item()
         mean[name] = 0.97 * mean[name] + 0.03 * value if mean[name] else value
         if step % 50 == 49:
@@ -154,12 +156,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1580)
-    parser.add_argument("--copy-steps", type=int, default=500)
-    parser.add_argument("--fall-steps", type=int, default=480)
-    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--copy-steps", type=int, default=150)
+    parser.add_argument("--fall-steps", type=int, default=700)
+    parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     train(args.out, tokenizer, Plan(args.copy_steps, args.steps, args.fall_steps), args.every)
 
