@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 from msgspec import Struct
 
 from edged.errors import GgufError
-from edged.store.ggml_types import FILE_TYPES, TENSOR_TYPES
+from edged.store.ggml_types import TENSOR_TYPES
 
 Kind = Literal["chat", "embeddings", "rerank"]
 
@@ -100,12 +100,6 @@ class GgufHeader(Struct, frozen=True):
     def sliding_window(self) -> int | None:
         """Tokens that a sliding-window layer looks back on; None: no such layers."""
         return self.number("attention.sliding_window") or None
-
-    @property
-    def file_type(self) -> str | None:
-        """The main quantisation as its maker names it, such as `Q4_K_M`."""
-        number = self.metadata.get("general.file_type")
-        return FILE_TYPES.get(number) if isinstance(number, int) else None
 
     @property
     def kind(self) -> Kind:
