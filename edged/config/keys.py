@@ -29,6 +29,8 @@ Backend = Literal["auto", "llamacpp", "lmdeploy", "upstream"]
 FlashAttention = Literal["auto", "on", "off"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 LoadWhen = Literal["on-demand", "startup"]
+ModelKind = Literal["auto", "chat", "embeddings", "rerank"]
+Pooling = Literal["mean", "cls", "last"]
 QuantPolicy = Literal[0, 4, 8]
 Require = Literal["any", "gpu"]
 
@@ -85,6 +87,7 @@ MODEL: Keys = {
     "upstream": upstream,
     "aliases": many(text, "names"),
     "backend": choice(Backend),
+    "kind": choice(ModelKind),
     "require": choice(Require),
     "load": choice(LoadWhen),
     "pin": boolean,
@@ -112,6 +115,7 @@ MODEL: Keys = {
         "kv_type": choice(KvType),
         "flash_attention": choice(FlashAttention),
         "batch": whole(1, 1 << 16),
+        "pooling": choice(Pooling),
         "lora": later("adapters are not loaded yet"),
         "draft": later("there is no speculation yet"),
         "mmproj": later("images are not read yet"),

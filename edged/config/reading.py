@@ -175,6 +175,7 @@ class _Reading:
             self._problem(("models", name), f"as a name {error}")
         merged = defaults | said
         merged["context_is_default"] = "context" not in said
+        merged["parallel_is_default"] = "parallel" not in merged
         for part, struct in _PARTS.items():
             merged[part] = struct(**(defaults.get(part, {}) | said.get(part, {})))
         model = Model(name=name, **merged)

@@ -16,6 +16,8 @@ from edged.config.keys import (
     FlashAttention,
     KvType,
     LoadWhen,
+    ModelKind,
+    Pooling,
     QuantPolicy,
     Require,
 )
@@ -64,6 +66,7 @@ class LlamaCppOptions(Struct, frozen=True):
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     batch: int = 512
+    pooling: Pooling | None = None  # None: as the file says
 
 
 class LmdeployOptions(Struct, frozen=True):
@@ -83,6 +86,7 @@ class Model(Struct, frozen=True):
     upstream: str | None = None
     aliases: tuple[str, ...] = ()
     backend: Backend = "auto"
+    kind: ModelKind = "auto"
     require: Require = "any"
     load: LoadWhen = "on-demand"
     pin: bool = False
@@ -90,6 +94,7 @@ class Model(Struct, frozen=True):
     context: int = 8192
     context_is_default: bool = False  # not said by the model itself: a shorter model lowers it
     parallel: int = 4
+    parallel_is_default: bool = False  # nobody said it: the plan may choose
     queue: int = 64
     sampling: Sampling = Sampling()
     llamacpp: LlamaCppOptions = LlamaCppOptions()

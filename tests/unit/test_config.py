@@ -167,6 +167,8 @@ context = "8k"
         ("context = true", "whole number"),
         ("context = 8192.0", "whole number"),
         ("parallel = 257", "from 1 to 256, not 257"),
+        ('kind = "embedding"', 'did you mean "embeddings"?'),
+        ('llamacpp.pooling = "none"', 'must be "mean" or "cls" or "last", not "none"'),
         ("queue = -1", "from 0"),
         ("pin = 1", "true or false, not 1"),
         ('load = "on_demand"', 'did you mean "on-demand"?'),
@@ -444,6 +446,7 @@ sources = st.sampled_from(["file:/a.gguf", "builtin:edge-guide", "hf:a/b:Q4@r", 
 values = {
     "backend": st.sampled_from(["auto", "llamacpp"]),
     "require": st.sampled_from(["any", "gpu"]),
+    "kind": st.sampled_from(["auto", "chat", "embeddings", "rerank"]),
     "load": st.sampled_from(["on-demand", "startup"]),
     "pin": st.booleans(),
     "context": st.integers(1, 1 << 24),
@@ -459,7 +462,12 @@ values = {
         },
     ),
     "llamacpp": st.fixed_dictionaries(
-        {}, optional={"threads": st.integers(1, 1024), "batch": st.integers(1, 1 << 16)}
+        {},
+        optional={
+            "threads": st.integers(1, 1024),
+            "batch": st.integers(1, 1 << 16),
+            "pooling": st.sampled_from(["mean", "cls", "last"]),
+        },
     ),
 }
 models = st.dictionaries(
@@ -515,5 +523,17 @@ def test_single_typo_yields_a_suggestion(where: tuple[str, str], data: st.DataOb
 def test_structs_hold_every_key() -> None:
     fields = set(Model.__struct_fields__)
     renamed = {"idle_unload": "idle_unload_s"}
-    assert {renamed.get(key, key) for key in MODEL} == fields - {"name", "context_is_default"}
+    assert {renamed.get(key, key) for key in MODEL} == fields - {
+        "name",
+        "context_is_default",
+        "parallel_is_default",
+    }
     assert set(MODEL["sampling"]) == set(Sampling.__struct_fields__)  # type: ignore[arg-type]
+
+
+def test_parallel_that_nobody_said_is_marked_as_such() -> None:
+    both = "[models.a]\ngguf = 'file:/a'\n[models.b]\ngguf = 'file:/b'\nparallel = 4\n"
+    silent = parse(both).models
+    assert [silent[name].parallel_is_default for name in "ab"] == [True, False]
+    shared = parse("[defaults]\nparallel = 4\n" + both).models
+    assert [shared[name].parallel_is_default for name in "ab"] == [False, False]

@@ -46,7 +46,7 @@ def test_every_field_has_its_key() -> None:
     said = {
         config.Server: set(SERVER),
         config.HardwareOverrides: set(HARDWARE),
-        config.Model: set(MODEL) | {"name", "context_is_default"},
+        config.Model: set(MODEL) | {"name", "context_is_default", "parallel_is_default"},
         config.LlamaCppOptions: set(MODEL["llamacpp"]) - {"lora", "draft", "mmproj"},  # type: ignore[arg-type]
         config.LmdeployOptions: set(MODEL["lmdeploy"]),  # type: ignore[arg-type]
         Sampling: set(MODEL["sampling"]),
@@ -64,7 +64,7 @@ def test_defaults_in_the_tables_are_the_defaults_in_the_code() -> None:
     llamacpp = [f"llamacpp.{lines[key]}" for key in MODEL["llamacpp"] if key in lines]  # type: ignore[union-attr]
     source = 'gguf = "file:/a"'
     text = "\n".join(["[server]", *server, "[models.a]", source, *model, *llamacpp])
-    bare = f"[models.a]\n{source}\ncontext = 8192"
+    bare = f"[models.a]\n{source}\ncontext = 8192\nparallel = 4"
     path = Path("models.toml")
     assert config.parse(text.encode(), path) == config.parse(bare.encode(), path)
 
