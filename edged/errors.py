@@ -49,6 +49,28 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class WrongModelKind(InvalidRequest):
+    """The model is for something else: chat, embeddings or rerank; the message says for what."""
+
+    code = "wrong_model_kind"
+
+    @classmethod
+    def of(cls, kind: str) -> WrongModelKind:
+        """Return the error of a model of this kind that was asked for something else."""
+        message = f"this is {_KINDS[kind][0]}: it answers {_KINDS[kind][1]}"
+        return cls(message, param="model")
+
+
+_KINDS = {
+    "chat": (
+        "a chat model",
+        "/v1/chat/completions, /v1/completions, /v1/responses and /v1/messages",
+    ),
+    "embeddings": ("an embeddings model", "/v1/embeddings"),
+    "rerank": ("a rerank model", "/v1/rerank"),
+}
+
+
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and answer together exceed the model's context."""
 

@@ -3,7 +3,8 @@
 One `socketpair` a worker. A frame is a 4-byte little-endian length and one msgpack message of a
 tagged union. The daemon sends `ToWorker`, the worker `ToDaemon`; the first frame down is `Load`,
 the first frames up are `Loading`, then `Ready` or `LoadFailed`. One `Step` frame carries every
-event of one engine step. Every `Generate` gets exactly one `Finish` or `Failed`.
+event of one engine step. Every request gets exactly one last event: a `Generate` its `Finish`,
+a `Call` its `Reply`, and either of them `Failed` instead.
 
 The end of the stream means that the other side is gone: the worker then exits, the daemon reaps.
 """
@@ -25,6 +26,13 @@ EXIT_NO_ENGINE = 69  # EX_UNAVAILABLE: the engine's library is not installed
 EXIT_FAULT = 70  # EX_SOFTWARE: an engine state that cannot be repaired (fatal decode)
 
 
+#: What a model is for. A "chat" model also continues plain texts.
+Kind = Literal["chat", "embeddings", "rerank"]
+
+#: How one vector is made of a text's many; "rank": one score, by the model's classifier.
+Pooling = Literal["mean", "cls", "last", "rank"]
+
+
 # ── what a worker is started with ──
 
 
@@ -37,6 +45,7 @@ class LlamaCppLaunch(Struct, frozen=True):
     kv_type: str = "f16"
     flash_attention: Literal["auto", "on", "off"] = "auto"
     batch: int = 512  # tokens of one decode call at most
+    pooling: Pooling | None = None  # None: a chat model
 
 
 class Launch(Struct, frozen=True):
@@ -49,6 +58,8 @@ class Launch(Struct, frozen=True):
     context: int  # tokens per request
     parallel: int  # sequences decoded together
     pool: int  # KV cells in all
+    kind: Kind = "chat"
+    output_format: str = "auto"  # a row of worker/output's table; "auto": found from the template
     llamacpp: LlamaCppLaunch | None = None
 
 
@@ -69,6 +80,14 @@ class Sampling(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     seed: int | None = None
     logit_bias: dict[int, float] | None = None
     ignore_eos: bool | None = None
+    min_tokens: int | None = None  # the answer does not end before
+    dry_multiplier: float | None = None  # 0: off, as llama-server's
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None  # -1: the whole context
+    dry_sequence_breakers: list[str] | None = None
+    xtc_probability: float | None = None  # 0: off
+    xtc_threshold: float | None = None
 
     def over(self, defaults: Sampling) -> Sampling:
         """Return these values, with `defaults` where this one is silent."""
@@ -87,6 +106,14 @@ DEFAULTS = Sampling(
     presence_penalty=0.0,
     frequency_penalty=0.0,
     ignore_eos=False,
+    min_tokens=0,
+    dry_multiplier=0.0,
+    dry_base=1.75,
+    dry_allowed_length=2,
+    dry_penalty_last_n=-1,
+    dry_sequence_breakers=["\n", ":", '"', "*"],
+    xtc_probability=0.0,
+    xtc_threshold=0.1,
 )
 
 
@@ -94,14 +121,17 @@ class Messages(Struct, frozen=True, tag="messages"):
     """A conversation for the model's own chat template. Messages are plain OpenAI dicts."""
 
     messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None  # as chat completions have them: type and function
+    documents: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = {}
+    continue_last: bool = False  # the last message is the assistant's, and is gone on with
 
 
 class Text(Struct, frozen=True, tag="text"):
     """A prompt as it stands; special tokens are not parsed out of it."""
 
     text: str
+    suffix: str | None = None  # what follows the gap: fill-in-the-middle
 
 
 class Tokens(Struct, frozen=True, tag="tokens"):
@@ -113,6 +143,35 @@ class Tokens(Struct, frozen=True, tag="tokens"):
 Prompt = Messages | Text | Tokens
 
 
+class JsonSchema(Struct, frozen=True, tag="json_schema"):
+    """The answer is JSON of this schema. `{"type": "object"}` stands for any object."""
+
+    schema: dict[str, Any]
+
+
+class Regex(Struct, frozen=True, tag="regex"):
+    """The whole answer matches this regular expression (Rust's syntax)."""
+
+    pattern: str
+
+
+class Grammar(Struct, frozen=True, tag="grammar"):
+    """The answer follows this grammar, in llama.cpp's GBNF or in llguidance's Lark."""
+
+    text: str
+
+
+Constraint = JsonSchema | Regex | Grammar
+
+
+class ToolChoice(Struct, frozen=True):
+    """Which of the prompt's tools may, or must, be called."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: list[str] = []  # only these; empty: all
+    parallel: bool = True  # more than one call in one answer
+
+
 class Generate(Struct, frozen=True, tag="generate"):
     """One generation. `id` is unique on its socket; the WorkerProcess sets it."""
 
@@ -120,8 +179,56 @@ class Generate(Struct, frozen=True, tag="generate"):
     sampling: Sampling = Sampling()
     max_tokens: int | None = None  # None: to the end of the context
     stop: list[str] = []
+    stop_tokens: list[int] = []
+    constraint: Constraint | None = None  # of the content; reasoning before it is free
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_budget: int | None = None  # tokens of reasoning at most; None: no limit
+    logprobs: int | None = None  # alternatives told with each token; None: no log-probabilities
+    echo: bool = False  # the prompt's text comes first, as a Delta of no tokens
     group: str = ""  # prefixes are shared inside a group only
     id: int = 0
+
+
+class Embed(Struct, frozen=True, tag="embed"):
+    """Vectors for these inputs → `Embedded`. An "embeddings" model only."""
+
+    inputs: list[Text | Tokens]
+    id: int = 0
+
+
+class Rerank(Struct, frozen=True, tag="rerank"):
+    """How well each document answers the query → `Ranked`. A "rerank" model only."""
+
+    query: str
+    documents: list[str]
+    id: int = 0
+
+
+class Tokenize(Struct, frozen=True, tag="tokenize"):
+    """The tokens of a text → `Tokenized`."""
+
+    text: str
+    add_special: bool = False  # BOS and the like
+    parse_special: bool = True  # control tokens may be spelt
+    id: int = 0
+
+
+class Detokenize(Struct, frozen=True, tag="detokenize"):
+    """The text of tokens → `Detokenized`."""
+
+    tokens: list[int]
+    id: int = 0
+
+
+class Render(Struct, frozen=True, tag="render"):
+    """The prompt that a conversation becomes, without running it → `Rendered`."""
+
+    prompt: Messages
+    id: int = 0
+
+
+Call = Embed | Rerank | Tokenize | Detokenize | Render
+Request = Generate | Call
 
 
 class Load(Struct, frozen=True, tag="load"):
@@ -136,7 +243,7 @@ class Abort(Struct, frozen=True, tag="abort"):
     id: int
 
 
-ToWorker = Load | Generate | Abort
+ToWorker = Load | Generate | Embed | Rerank | Tokenize | Detokenize | Render | Abort
 
 
 # ── worker → daemon ──
@@ -166,12 +273,40 @@ class Started(Struct, frozen=True, tag="started"):
     prompt_tokens: int
 
 
+class CallDelta(Struct, frozen=True, omit_defaults=True):
+    """A piece of a tool call. The first one of each `index` carries id and name, once."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""  # a piece of the JSON text
+
+
+class Likelihood(Struct, frozen=True, omit_defaults=True):
+    """A token and the natural logarithm of its probability, before temperature."""
+
+    token: int
+    text: bytes
+    logprob: float
+
+
+class Chosen(Likelihood, frozen=True):
+    """The token that was chosen, and the likeliest ones at its place, likeliest first."""
+
+    top: list[Likelihood] = []
+
+
 class Delta(Struct, frozen=True, tag="delta", omit_defaults=True):
-    """A piece of the answer: whole UTF-8 characters, never a part of a stop string."""
+    """A piece of the answer: whole UTF-8 characters, never a part of a stop string.
+
+    The kinds follow each other as reasoning, content, calls; one piece may hold several.
+    """
 
     id: int
     content: str = ""
     reasoning: str = ""
+    calls: list[CallDelta] = []
+    logprobs: list[Chosen] = []  # of the content's tokens, if they were asked for
     n_tokens: int = 1  # tokens that this piece stands for
 
 
@@ -179,9 +314,10 @@ class Finish(Struct, frozen=True, tag="finish"):
     """The regular end of a generation."""
 
     id: int
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "tool_calls"]
     usage: Usage = Usage()
     timings: Timings = Timings()
+    stop: str | None = None  # the stop string that was met
 
 
 class Failed(Struct, frozen=True, tag="failed"):
@@ -193,7 +329,48 @@ class Failed(Struct, frozen=True, tag="failed"):
     param: str | None = None
 
 
-Event = Started | Delta | Finish | Failed
+class Embedded(Struct, frozen=True, tag="embedded"):
+    """One vector for each input: float32, little-endian, of length 1 (Euclid)."""
+
+    id: int
+    vectors: list[bytes]
+    prompt_tokens: int
+
+
+class Ranked(Struct, frozen=True, tag="ranked"):
+    """One score for each document, in their order; larger is better."""
+
+    id: int
+    scores: list[float]
+    prompt_tokens: int
+
+
+class Tokenized(Struct, frozen=True, tag="tokenized"):
+    """Ids, and the bytes of each."""
+
+    id: int
+    tokens: list[int]
+    pieces: list[bytes]
+
+
+class Detokenized(Struct, frozen=True, tag="detokenized"):
+    """Bytes that are no UTF-8 became U+FFFD."""
+
+    id: int
+    text: str
+
+
+class Rendered(Struct, frozen=True, tag="rendered"):
+    """The prompt's text and how many tokens it has."""
+
+    id: int
+    text: str
+    n_tokens: int
+
+
+Reply = Embedded | Ranked | Tokenized | Detokenized | Rendered
+LAST = (Finish, Failed, Embedded, Ranked, Tokenized, Detokenized, Rendered)
+Event = Started | Delta | Finish | Failed | Embedded | Ranked | Tokenized | Detokenized | Rendered
 
 
 class Loading(Struct, frozen=True, tag="loading"):

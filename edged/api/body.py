@@ -40,8 +40,8 @@ async def read_json(request: Request[Any, Any, Any], server: Server) -> dict[str
     return value
 
 
-def convert(value: Any, kind: type[T]) -> T:
-    """Return `value`, as decoded from JSON, as a Struct `kind`.
+def convert(value: Any, kind: type[T], at: str = "") -> T:
+    """Return `value`, as decoded from JSON and found at the path `at`, as a Struct `kind`.
 
     Raises InvalidRequest whose `param` is the path of the offending field: `messages[0].role`.
     """
@@ -51,6 +51,7 @@ def convert(value: Any, kind: type[T]) -> T:
         text = str(error)
         found = _PATH.search(text)
         path = found["path"].replace("[...]", "") if found else ""  # [...] is any key of a dict
+        path = f"{at}.{path}".strip(".")
         if missing := _MISSING.search(text):
             path = f"{path}.{missing['field']}" if path else missing["field"]
             raise errors.InvalidRequest(f"`{path}` is missing", param=path) from None

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from litestar import Request
 
+from edged import protocol
 from edged.metrics import Metrics
 from edged.plan import Plan
-from edged.protocol import Event, Generate
+from edged.protocol import Event
 from edged.status import Status
 
 
@@ -29,8 +30,8 @@ class Box(Protocol):
         """Counters that live as long as the daemon."""
         ...
 
-    def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
-        """Run `request` on the model of this name; closing the generator aborts.
+    def generate(self, name: str, request: protocol.Request) -> AsyncGenerator[Event, None]:
+        """Yield the events of `request` on the model of this name; closing the generator aborts.
 
         The model's own sampling settings stand where the request is silent.
 

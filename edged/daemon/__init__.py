@@ -30,7 +30,7 @@ from edged.errors import ConfigError
 from edged.log import get_logger
 from edged.metrics import Metrics
 from edged.plan import Plan
-from edged.protocol import Event, Generate
+from edged.protocol import Event, Generate, Request
 from edged.status import ConfigStatus, Status
 from edged.supervisor import Supervisor
 from edged.supervisor.lifecycle import Limits
@@ -114,15 +114,16 @@ class Daemon:
 
     # ── what the api asks ──
 
-    def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
+    def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
         """As `Supervisor.generate`, for a name or an alias.
 
         Fills in the model's sampling settings where the request is silent. Raises ModelNotFound
         at once when no model has this name.
         """
         model = self.plan.resolve(name).model
-        sampling = request.sampling.over(model.sampling)
-        request = msgspec.structs.replace(request, sampling=sampling)
+        if isinstance(request, Generate):
+            sampling = request.sampling.over(model.sampling)
+            request = msgspec.structs.replace(request, sampling=sampling)
         return self._supervisor.generate(model.name, request)
 
     def status(self) -> Status:

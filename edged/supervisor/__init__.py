@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 from edged import errors
 from edged.log import get_logger
 from edged.plan import Diff, ModelPlan, Plan
-from edged.protocol import Event, Generate
+from edged.protocol import Event, Request
 from edged.status import ModelStatus
 from edged.supervisor.keeper import Keeper
 from edged.supervisor.lifecycle import Limits
@@ -59,8 +59,10 @@ class Supervisor:
                 self._keepers[name] = self._add(model_plan)
         self._keepers = {name: self._keepers[name] for name in plan.models}  # the file's order
 
-    def generate(self, model: str, request: Generate) -> AsyncGenerator[Event, None]:
+    def generate(self, model: str, request: Request) -> AsyncGenerator[Event, None]:
         """Yield the events of one generation: `Started`, `Delta`s, one `Finish` or `Failed`.
+
+        Of a `Call`: its one `Reply` or `Failed`.
 
         `model` is a name, not an alias. Loads the model if needed and waits for a free place.
         Raises, before the first event only: ModelNotFound, ModelFailed, QueueFull, ModelLoading,

@@ -17,7 +17,7 @@ from typing import Literal
 from edged import errors
 from edged.log import get_logger
 from edged.plan import ModelPlan
-from edged.protocol import Event, Generate, Launch
+from edged.protocol import Event, Launch, Request
 from edged.status import ModelStatus, State
 from edged.supervisor.lifecycle import Backoff, Limits, why_leave
 from edged.supervisor.line import Line, Ticket
@@ -105,7 +105,7 @@ class Keeper:
 
     # ── requests ──
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """See `Supervisor.generate`."""
         model = self.plan.model
         if self._over is not None:

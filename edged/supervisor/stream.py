@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from edged import errors
-from edged.protocol import Delta, Event, Failed, Finish
+from edged.protocol import LAST, Delta, Event, Failed
 
 
 class Stream:
@@ -30,11 +30,11 @@ class Stream:
         self._arrived = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Take an event for the reader; after the one `Finish` or `Failed` nothing is taken."""
+        """Take an event for the reader; after the last one of a request nothing is taken."""
         if self.ended:
             return
         if isinstance(event, Delta):
-            size = len(event.content) + len(event.reasoning)
+            size = _size(event)
             if self._join(event, size):
                 return
             self._unread_chars += size + self._EVENT_COST_CHARS
@@ -44,7 +44,7 @@ class Stream:
                     errors.ServiceUnavailable.code,
                     "the client reads too slowly: the answer was cut off",
                 )
-        self.ended = isinstance(event, Finish | Failed)
+        self.ended = isinstance(event, LAST)
         self.last = event
         self._events.append(event)
         self._arrived.set()
@@ -53,15 +53,17 @@ class Stream:
         last = self._events[-1] if len(self._events) >= self._JOIN_FROM_EVENTS else None
         if not isinstance(last, Delta):
             return False
-        if size + len(last.content) + len(last.reasoning) > self._JOIN_TO_CHARS:
+        if size + _size(last) > self._JOIN_TO_CHARS:
             return False
-        if event.reasoning and last.content:
-            return False  # the order of thinking and answer stays as it was
+        if (event.reasoning and last.content) or (event.content and last.calls):
+            return False  # the order of thinking, answer and calls stays as it was
         self._unread_chars += size
         self._events[-1] = Delta(
             last.id,
             last.content + event.content,
             last.reasoning + event.reasoning,
+            [*last.calls, *event.calls],
+            [*last.logprobs, *event.logprobs],
             last.n_tokens + event.n_tokens,
         )
         return True
@@ -73,6 +75,16 @@ class Stream:
             await self._arrived.wait()
         event = self._events.popleft()
         if isinstance(event, Delta):
-            size = len(event.content) + len(event.reasoning)
-            self._unread_chars = max(0, self._unread_chars - size - self._EVENT_COST_CHARS)
+            self._unread_chars = max(0, self._unread_chars - _size(event) - self._EVENT_COST_CHARS)
         return event
+
+
+_CALL_COST_CHARS = 64
+_LIKELIHOOD_COST_CHARS = 128
+
+
+def _size(delta: Delta) -> int:
+    """Return about how many characters of memory a piece takes."""
+    calls = sum(_CALL_COST_CHARS + len(call.arguments) for call in delta.calls)
+    likelihoods = sum(_LIKELIHOOD_COST_CHARS * (1 + len(each.top)) for each in delta.logprobs)
+    return len(delta.content) + len(delta.reasoning) + calls + likelihoods

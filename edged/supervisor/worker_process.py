@@ -24,18 +24,18 @@ from msgspec import Struct
 from edged import errors
 from edged.log import get_logger
 from edged.protocol import (
+    LAST,
     Abort,
     Event,
     Failed,
-    Finish,
     FrameError,
     Frames,
-    Generate,
     Launch,
     Load,
     LoadFailed,
     Loading,
     Ready,
+    Request,
     Stats,
     Step,
     ToDaemon,
@@ -49,7 +49,7 @@ log = get_logger()
 
 WORKER_ARGV = (sys.executable, "-m", "edged.worker")  # the socket's fd number is appended
 
-_MAX_FRAME_UP_BYTES = 16 << 20  # a step's events are small; more is a worker gone mad
+_MAX_FRAME_UP_BYTES = 64 << 20  # 2,000 vectors of 4,096 are 32 MiB; more is a worker gone mad
 _WRITE_HIGH_BYTES = 1 << 20  # unsent requests above this make the next one wait
 _UNKILLABLE_S = 30.0
 _REAP_S = 2.0  # the socket's or the pipe's end follows the exit at once, or a grandchild holds it
@@ -261,8 +261,8 @@ class WorkerProcess:
 
     # ── requests ──
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
-        """Yield the events of `request` up to its one `Finish` or `Failed`; closing it aborts."""
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Yield the events of `request` up to its one last event (`LAST`); closing it aborts."""
         self._last_id += 1
         stream = Stream(self._last_id)
         # Registered before the first wait: whatever happens to the worker ends this stream too.
@@ -278,13 +278,13 @@ class WorkerProcess:
             while True:
                 event = await stream.next()
                 yield event
-                if isinstance(event, Finish | Failed):
+                if isinstance(event, LAST):
                     return
         finally:
             if self._streams.pop(stream.id, None) is not None:
                 self._connection.send(Abort(stream.id))
 
-    def _send(self, stream: Stream, request: Generate) -> None:
+    def _send(self, stream: Stream, request: Request) -> None:
         try:
             self._connection.send(msgspec.structs.replace(request, id=stream.id))
         except FrameError as error:

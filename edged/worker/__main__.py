@@ -24,8 +24,19 @@ import uvloop
 
 from edged import log as logging
 from edged import protocol
-from edged.errors import InternalError
-from edged.protocol import Event, Failed, Frames, Generate, Launch, LoadFailed, Loading
+from edged.errors import EdgedError, InternalError
+from edged.protocol import (
+    Abort,
+    Call,
+    Event,
+    Failed,
+    Frames,
+    Generate,
+    Launch,
+    LoadFailed,
+    Loading,
+    Request,
+)
 from edged.worker.engine import BadModelError, Engine, EngineMissingError
 
 log = logging.get_logger()
@@ -149,18 +160,21 @@ class Worker:
 
     async def _serve(self, engine: Engine, messages: AsyncMessages) -> None:
         async for message in messages:
-            if isinstance(message, Generate):
+            if isinstance(message, Request):
                 self._start(engine, message)
-            elif isinstance(message, protocol.Abort):
+            elif isinstance(message, Abort):
                 task = self._tasks.get(message.id)
                 if task is not None:
                     task.cancel()
 
-    def _start(self, engine: Engine, request: Generate) -> None:
+    def _start(self, engine: Engine, request: Request) -> None:
         if request.id in self._tasks:
             log.warning("worker.duplicate_id", id=request.id)
             return
-        task = asyncio.ensure_future(self._generate(engine, request))
+        if isinstance(request, Generate):
+            task = asyncio.ensure_future(self._generate(engine, request))
+        else:
+            task = asyncio.ensure_future(self._call(engine, request))
         self._tasks[request.id] = task
         task.add_done_callback(lambda done: self._end(request.id, done))
 
@@ -177,6 +191,15 @@ class Worker:
                     self._tell(event)
                     # A daemon that does not read holds the request up here, not the engine.
                     await self._drain()
+        except Exception:
+            self._tell(Failed(request.id, InternalError.code, "the engine failed; see the log"))
+            raise
+
+    async def _call(self, engine: Engine, request: Call) -> None:
+        try:
+            self._tell(await engine.call(request))
+        except EdgedError as error:
+            self._tell(Failed(request.id, error.code, error.message, error.param))
         except Exception:
             self._tell(Failed(request.id, InternalError.code, "the engine failed; see the log"))
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from edged.protocol import Event, Generate, Launch, Ready, Stats
+from edged.protocol import Call, Event, Generate, Launch, Ready, Reply, Stats
 
 
 class BadModelError(Exception):
@@ -34,6 +34,13 @@ class Engine(Protocol):
         """Yield `Started`, `Delta`s and exactly one `Finish` or `Failed`.
 
         Closing the generator aborts: the sequence leaves at the next step.
+        """
+        ...
+
+    async def call(self, request: Call) -> Reply:
+        """Answer a request that is no generation; cancelling it aborts.
+
+        Raises EdgedError, WrongModelKind for a verb that this kind of model does not have.
         """
         ...
 

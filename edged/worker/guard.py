@@ -61,6 +61,10 @@ class Guard:
         if start < len(text) or start == 0:
             yield text[start:], True
 
+    def unmark(self, text: str) -> str:
+        """Return a rendered prompt as the model reads it, without the marks."""
+        return "".join(part for part, _ in self.split(text))
+
 
 def _mark(word: str) -> str:
     return word[0] + _MARK + word[1:]

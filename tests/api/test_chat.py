@@ -12,10 +12,31 @@ from structlog.testing import capture_logs
 
 from edged import errors
 from edged.api import events
-from edged.protocol import Delta, Event, Failed, Finish, Generate, Messages, Started
+from edged.protocol import (
+    CallDelta,
+    Chosen,
+    Delta,
+    Event,
+    Failed,
+    Finish,
+    Generate,
+    Grammar,
+    JsonSchema,
+    Likelihood,
+    Messages,
+    Regex,
+    Started,
+    ToolChoice,
+    Usage,
+)
 from tests.api.conftest import PlayedBox, eventually, failing
 
+S = {"type": "integer"}
 CHAT = "/v1/chat/completions"
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}},
+}
 TEXT = "Hello, wörld\n\n\u2028\x00"
 
 
@@ -152,7 +173,6 @@ async def test_request_reaches_the_model_in_its_own_words(
         ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"n": 0}, "n"),
         ({"n": 200}, "n"),
-        ({"n": 2}, "n"),
         ({"n": True}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2**40}, "max_tokens"),
@@ -182,6 +202,44 @@ async def test_request_reaches_the_model_in_its_own_words(
         ({"user": 3}, "user"),
         ({"metadata": []}, "metadata"),
         ({"repeat_penalty": 1.1, "repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [{"function": {"name": "f", "parameters": {"type": "array"}}}]},
+         "tools[0].function.parameters"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+         "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "g"}}},
+         "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        ({"tools": [TOOL], "tool_choice":
+          {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+         "tool_choice.allowed_tools.tools"),
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}},
+         "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}},
+         "response_format.json_schema.name"),
+        ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "grammar"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs.choice"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"thinking_budget_tokens": -2}, "thinking_budget_tokens"),
+        ({"continue_final_message": True}, "messages"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
+        ({"dry_multiplier": -1}, "dry_multiplier"),
     ],
 )  # fmt: skip
 async def test_bad_value_is_a_400_that_names_its_parameter(
@@ -198,24 +256,16 @@ async def test_bad_value_is_a_400_that_names_its_parameter(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
-        ("response_format", {"type": "json_object"}),
-        ("logprobs", True),
-        ("top_logprobs", 2),
+        ("prompt", "x"),
+        ("echo", True),
+        ("reasoning_format", "none"),
+        ("verbosity", "high"),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
         ("prediction", {"type": "content"}),
-        ("reasoning_effort", "high"),
         ("web_search_options", {}),
-        ("store", True),
-        ("grammar", "root ::= x"),
-        ("dry_multiplier", 0.8),
-        ("xtc_probability", 0.5),
         ("lora", [{"id": 0}]),
-        ("min_tokens", 3),
-        ("stop_token_ids", [1]),
     ],
 )
 async def test_parameter_that_is_not_honoured_is_refused_by_name(
@@ -443,3 +493,220 @@ async def test_many_streams_at_once_do_not_mix(http: httpx.AsyncClient, box: Pla
 
     names = [chr(ord("a") + i) for i in range(20)]
     assert await asyncio.gather(*map(one, names)) == [name * 20 for name in names]
+
+
+# ── tools, structured output, several answers ──
+
+
+async def test_tools_and_choice_reach_the_engine(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    tools = [TOOL, {"type": "function", "function": {"name": "g", "description": "G"}}]
+    choices: list[tuple[Any, ToolChoice]] = [
+        (None, ToolChoice()),
+        ("none", ToolChoice("none")),
+        ("required", ToolChoice("required")),
+        ({"type": "function", "function": {"name": "g"}}, ToolChoice("required", ["g"])),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "f"}}],
+                },
+            },
+            ToolChoice("auto", ["f"]),
+        ),
+    ]
+    for wire, wanted in choices:
+        response = await http.post(CHAT, json=asks(tools=tools, tool_choice=wire))
+        assert response.status_code == 200, response.text
+        request = box.asked[-1][1]
+        assert request.tool_choice == wanted
+        assert isinstance(request.prompt, Messages)
+        empty = {"type": "object", "properties": {}}
+        assert request.prompt.tools == [
+            TOOL,
+            {
+                "type": "function",
+                "function": {"name": "g", "description": "G", "parameters": empty},
+            },
+        ]
+    await http.post(CHAT, json=asks(tools=tools, parallel_tool_calls=False))
+    assert box.asked[-1][1].tool_choice == ToolChoice(parallel=False)
+
+
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, JsonSchema({"type": "object"})),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": S}}},
+            JsonSchema(S),
+        ),
+        ({"json_schema": S}, JsonSchema(S)),
+        ({"grammar": 'root ::= "x"'}, Grammar('root ::= "x"')),
+        ({"guided_json": S}, JsonSchema(S)),
+        ({"guided_json": '{"type": "integer"}'}, JsonSchema(S)),
+        ({"guided_regex": "[ab]+"}, Regex("[ab]+")),
+        ({"guided_choice": ["a.b", "c"]}, Regex(r"a\.b|c")),
+        ({"structured_outputs": {"json": S}}, JsonSchema(S)),
+        ({"structured_outputs": {"json_object": True}}, JsonSchema({"type": "object"})),
+    ],
+)
+async def test_every_spelling_of_a_format_is_one_constraint(
+    http: httpx.AsyncClient, box: PlayedBox, more: dict[str, Any], wanted: Any
+) -> None:
+    response = await http.post(CHAT, json=asks(**more))
+    assert response.status_code == 200, response.text
+    assert box.asked[0][1].constraint == wanted
+
+
+@pytest.mark.parametrize(
+    ("more", "budget", "kwargs"),
+    [
+        ({}, None, {}),
+        ({"reasoning_effort": "none"}, 0, {"reasoning_effort": "none", "enable_thinking": False}),
+        ({"reasoning_effort": "low"}, 1024, {"reasoning_effort": "low", "enable_thinking": True}),
+        ({"reasoning_effort": "high"}, None, {"reasoning_effort": "high", "enable_thinking": True}),
+        ({"thinking_budget_tokens": 7}, 7, {}),
+        ({"thinking_budget_tokens": 0}, 0, {"enable_thinking": False}),
+        ({"thinking_budget_tokens": -1}, None, {}),
+    ],
+)
+async def test_reasoning_is_bounded(
+    http: httpx.AsyncClient,
+    box: PlayedBox,
+    more: dict[str, Any],
+    budget: int | None,
+    kwargs: dict[str, Any],
+) -> None:
+    await http.post(CHAT, json=asks(**more))
+    request = box.asked[0][1]
+    assert request.reasoning_budget == budget
+    assert isinstance(request.prompt, Messages)
+    assert request.prompt.template_kwargs == kwargs
+
+
+async def calling(request: Generate) -> AsyncGenerator[Event, None]:
+    yield Started(request.id, 5)
+    yield Delta(request.id, reasoning="so")
+    yield Delta(request.id, calls=[CallDelta(0, "c0", "f"), CallDelta(0, arguments='{"a"')])
+    yield Delta(request.id, calls=[CallDelta(0, arguments=": 1}"), CallDelta(1, "c1", "g", "{}")])
+    yield Finish(request.id, "tool_calls", Usage(5, 4))
+
+
+async def test_calls_whole(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    box.scripts["guide"] = calling
+    reply = (await http.post(CHAT, json=asks(tools=[TOOL]))).json()
+    [choice] = reply["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "content": None,
+        "reasoning_content": "so",
+        "tool_calls": [
+            {"id": "c0", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+            {"id": "c1", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+        "role": "assistant",
+        "refusal": None,
+    }
+
+
+async def test_calls_streamed(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    box.scripts["guide"] = calling
+    response = await http.post(CHAT, json=asks(tools=[TOOL], stream=True))
+    pieces = [
+        call
+        for chunk in chunks(response.text)
+        for call in chunk["choices"][0]["delta"].get("tool_calls", ())
+    ]
+    assert pieces[0] == {
+        "index": 0,
+        "id": "c0",
+        "type": "function",
+        "function": {"name": "f", "arguments": ""},
+    }
+    assert [(piece["index"], piece["function"]["arguments"]) for piece in pieces] == [
+        (0, ""),
+        (0, '{"a"'),
+        (0, ": 1}"),
+        (1, "{}"),
+    ]
+    assert chunks(response.text)[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def numbered(request: Generate) -> AsyncGenerator[Event, None]:
+    """Answer with the seed, a token at a time."""
+    yield Started(request.id, 5)
+    for piece in str(request.sampling.seed):
+        await asyncio.sleep(0)
+        chosen = Chosen(7, piece.encode(), -0.5, [Likelihood(8, b"\xff", -1.5)])
+        yield Delta(request.id, content=piece, logprobs=[chosen])
+    usage = Usage(5, len(str(request.sampling.seed)), cached_tokens=2)
+    yield Finish(request.id, "stop", usage)
+
+
+async def test_n_answers_have_seeds_of_their_own_and_one_prompt(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    box.scripts["guide"] = numbered
+    reply = (await http.post(CHAT, json=asks(n=3, seed=10))).json()
+    answers = [(choice["index"], choice["message"]["content"]) for choice in reply["choices"]]
+    assert answers == [(0, "10"), (1, "11"), (2, "12")]
+    usage = reply["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 6)
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 2
+
+
+async def test_n_answers_stream_side_by_side(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    box.scripts["guide"] = numbered
+    body = asks(n=3, seed=2**63 - 2, stream=True, stream_options={"include_usage": True})
+    found = chunks((await http.post(CHAT, json=body)).text)
+    texts, reasons = ["", "", ""], []
+    for chunk in found:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content") or ""
+            if choice["finish_reason"]:
+                reasons.append(choice["index"])
+    assert texts == [str(2**63 - 2), str(2**63 - 1), str(-(2**63))]
+    assert sorted(reasons) == [0, 1, 2]
+    assert found[-1]["usage"]["prompt_tokens"] == 5
+
+
+async def test_one_of_n_that_fails_ends_the_others(http: httpx.AsyncClient, box: PlayedBox) -> None:
+    async def script(request: Generate) -> AsyncGenerator[Event, None]:
+        yield Started(request.id, 1)
+        if request.sampling.seed == 2:
+            yield Failed(request.id, "worker_crashed", "the worker died")
+            return
+        await asyncio.Event().wait()
+
+    box.scripts["guide"] = script
+    response = await http.post(CHAT, json=asks(n=3, seed=1))
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "worker_crashed")
+    assert box.open == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_name_tokens_bytes_and_alternatives(
+    http: httpx.AsyncClient, box: PlayedBox, stream: bool
+) -> None:
+    box.scripts["guide"] = numbered
+    body = asks(logprobs=True, top_logprobs=1, seed=4, stream=stream)
+    response = await http.post(CHAT, json=body)
+    assert box.asked[0][1].logprobs == 1
+    replies = chunks(response.text) if stream else [response.json()]
+    found = [
+        each
+        for reply in replies
+        for choice in reply["choices"]
+        for each in (choice["logprobs"] or {"content": []})["content"]
+    ]
+    assert found == [
+        {
+            "token": "4",
+            "logprob": -0.5,
+            "bytes": [52],
+            "top_logprobs": [{"token": "\ufffd", "logprob": -1.5, "bytes": [255]}],
+        }
+    ]

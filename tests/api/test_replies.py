@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.api.events import Reply
+from edged.api.events import Choice, Reply
 from edged.api.openai.chat import ChatReply
 from edged.api.openai.completions import TextReply
 from edged.config import Model
@@ -27,7 +27,9 @@ def parsed(stream: bytes) -> list[dict[str, object]]:
 
 
 def stream_of(reply: Reply, pieces: list[Delta]) -> bytes:
-    return b"".join([reply.opening(), *map(reply.piece, pieces), reply.closing(FINISH)])
+    middle = [reply.piece(0, piece) for piece in pieces]
+    end = [reply.closing(0, FINISH), reply.ending([FINISH])]
+    return b"".join([reply.opening(5), *middle, *end])
 
 
 @given(name=text.filter(bool), pieces=deltas, with_usage=st.booleans())
@@ -62,6 +64,6 @@ def test_text_stream_carries_every_character(
 def test_timings_divide_by_nothing(kind: type[ChatReply | TextReply]) -> None:
     plan = plan_of(Model("guide")).models["guide"]
     empty = Finish(1, "stop")
-    whole = msgspec.json.decode(kind(plan, with_usage=False).whole("", "", empty))
+    whole = msgspec.json.decode(kind(plan, with_usage=False).whole([Choice.of([], empty)]))
     assert whole["timings"]["predicted_per_second"] == 0.0
     assert whole["timings"]["prompt_per_token_ms"] == 0.0

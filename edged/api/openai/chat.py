@@ -1,23 +1,19 @@
-"""`POST /v1/chat/completions`: wire request → Generate, events → wire response."""
+"""`POST /v1/chat/completions`: wire request → Generate. The way back is in `chat_reply.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from litestar import Request, post
 from litestar.types import ASGIApp
-from msgspec import Struct
 
 from edged import errors
 from edged.api import body
-from edged.api.box import box_of
+from edged.api.entry import Entry, differs
 from edged.api.events import Answer
-from edged.api.exchange import Exchange
 from edged.api.openai import parameters
-from edged.api.openai.envelope import Envelope, Whole, encode
+from edged.api.openai.chat_reply import ChatReply
 from edged.api.openai.schema import (
-    Addressed,
     Assistant,
     ChatRequest,
     Content,
@@ -27,46 +23,130 @@ from edged.api.openai.schema import (
     Tool,
     ToolCall,
 )
-from edged.api.upstream import PassThrough
-from edged.plan import ModelPlan
-from edged.protocol import Delta, Finish, Generate, Messages
+from edged.api.openai.tools import arguments_of, to_choice, to_tools
+from edged.protocol import Generate, Messages, ToolChoice
 
 
 @post("/v1/chat/completions", status_code=200)
 async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     """Answer a conversation, whole or streamed."""
-    box, exchange = box_of(request), Exchange.of(request.scope)
-    raw = await body.read_json(request, box.plan.config.server)
-    plan = box.plan.resolve(body.convert(raw, Addressed).model)
-    exchange.model = plan.model.name
-    if plan.engine == "upstream":
-        return PassThrough(request.app, plan, "/chat/completions", raw)
-    exchange.ignored_fields = parameters.check_names(raw, ChatRequest)
-    wire = body.convert(raw, ChatRequest)
-    parameters.check_common(wire, raw)
-    exchange.stream = bool(wire.stream)
-    generate = Generate(
-        prompt=Messages(
-            messages=[to_template(message, i) for i, message in enumerate(wire.messages)],
-            template_kwargs=wire.chat_template_kwargs or {},
-        ),
+    entry = await Entry.of(request)
+    if (upstream := entry.upstream("/chat/completions")) is not None:
+        return upstream
+    wire = read(entry)
+    n = wire.n or 1
+    reply = ChatReply(
+        entry.plan, n=n, with_usage=parameters.wants_usage(wire), logprobs=bool(wire.logprobs)
+    )
+    requests = parameters.several([to_generate(wire)], n)
+    entry.exchange.stream = bool(wire.stream)
+    return Answer(entry.box, entry.model, requests, reply, stream=bool(wire.stream), n=n)
+
+
+def read(entry: Entry) -> ChatRequest:
+    """Return the request of a conversation; raises for what cannot be honoured."""
+    entry.exchange.ignored_fields = parameters.check_names(entry.raw, ChatRequest)
+    wire = body.convert(entry.raw, ChatRequest)
+    parameters.check_common(wire, entry.raw)
+    return wire
+
+
+def to_generate(wire: ChatRequest) -> Generate:
+    """Return the engine's form of a conversation.
+
+    Raises InvalidRequest or UnsupportedParameter for what contradicts itself.
+    """
+    prompt, choice = to_prompt(wire)
+    constraint = parameters.constraint(wire)
+    if constraint is not None and choice.mode == "required":
+        raise errors.InvalidRequest(
+            "`tool_choice` asks for a call, a response format for something else; send one",
+            param="response_format",
+        )
+    if wire.top_logprobs and not wire.logprobs:
+        raise errors.InvalidRequest("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
+    return Generate(
+        prompt=prompt,
         sampling=parameters.sampling(wire),
         max_tokens=_max_tokens(wire),
         stop=parameters.stops(wire),
+        stop_tokens=wire.stop_token_ids or [],
+        constraint=constraint,
+        tool_choice=choice,
+        reasoning_budget=_reasoning_budget(wire),
+        logprobs=(wire.top_logprobs or 0) if wire.logprobs else None,
     )
-    reply = ChatReply(plan, with_usage=parameters.wants_usage(wire))
-    return Answer(box, plan.model.name, generate, reply, stream=exchange.stream)
+
+
+def to_prompt(wire: ChatRequest) -> tuple[Messages, ToolChoice]:
+    """Return what the chat template gets, and which tools may be called."""
+    tools = to_tools(wire.tools)
+    choice = to_choice(wire.tool_choice, tools, parallel=wire.parallel_tool_calls)
+    if wire.continue_final_message:
+        if wire.add_generation_prompt:
+            raise errors.InvalidRequest(
+                "`continue_final_message` goes on with the last message, "
+                "`add_generation_prompt` starts a new one; send one",
+                param="add_generation_prompt",
+            )
+        if not isinstance(wire.messages[-1], Assistant):
+            raise errors.InvalidRequest(
+                "`continue_final_message` needs a last message of the assistant", param="messages"
+            )
+    elif wire.add_generation_prompt is False:
+        raise errors.UnsupportedParameter(
+            "`add_generation_prompt: false` leaves nobody to answer; "
+            "to go on with the assistant's last message send `continue_final_message: true`",
+            param="add_generation_prompt",
+        )
+    prompt = Messages(
+        messages=[to_template(message, i) for i, message in enumerate(wire.messages)],
+        tools=tools,
+        documents=wire.documents or None,
+        template_kwargs=_thinking(wire) | (wire.chat_template_kwargs or {}),
+        continue_last=bool(wire.continue_final_message),
+    )
+    return prompt, choice
 
 
 def _max_tokens(wire: ChatRequest) -> int | None:
-    if None not in (wire.max_tokens, wire.max_completion_tokens) and (
-        wire.max_tokens != wire.max_completion_tokens
-    ):
+    if differs(wire.max_tokens, wire.max_completion_tokens):
         raise errors.InvalidRequest(
             "`max_tokens` and `max_completion_tokens` mean the same and differ",
             param="max_completion_tokens",
         )
     return wire.max_tokens if wire.max_completion_tokens is None else wire.max_completion_tokens
+
+
+# ── reasoning ──
+
+# Tokens of reasoning that an effort is worth; above "medium" it ends by itself.
+BUDGETS: dict[str, int | None] = {
+    "none": 0,
+    "minimal": 256,
+    "low": 1024,
+    "medium": 8192,
+    "high": None,
+    "xhigh": None,
+}
+
+
+def thinking(effort: str | None) -> dict[str, Any]:
+    """Return what templates are told: those that know efforts, and those with a switch."""
+    if effort is None:
+        return {}
+    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+
+
+def _thinking(wire: ChatRequest) -> dict[str, Any]:
+    switched_off = {"enable_thinking": False} if wire.thinking_budget_tokens == 0 else {}
+    return thinking(wire.reasoning_effort) | switched_off
+
+
+def _reasoning_budget(wire: ChatRequest) -> int | None:
+    if wire.thinking_budget_tokens is not None:
+        return None if wire.thinking_budget_tokens < 0 else wire.thinking_budget_tokens
+    return BUDGETS[wire.reasoning_effort] if wire.reasoning_effort else None
 
 
 # ── messages ──
@@ -117,12 +197,7 @@ def _assistant(message: Assistant, where: str) -> dict[str, Any]:
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
-    """Return the call with its arguments as an object, which is what templates expect."""
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.MsgspecError, RecursionError):
-        arguments = call.function.arguments
-    function = {"name": call.function.name, "arguments": arguments}
+    function = {"name": call.function.name, "arguments": arguments_of(call.function.arguments)}
     return {"id": call.id, "type": "function", "function": function}
 
 
@@ -142,74 +217,3 @@ def _text(content: Content, where: str) -> str:
                 param=f"{where}.content[{i}]",
             )
     return "\n".join(texts)
-
-
-# ── replies ──
-
-
-class ReplyMessage(Struct, omit_defaults=False):
-    """The answer."""
-
-    content: str
-    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
-    role: str = "assistant"
-    refusal: None = None
-
-
-class Choice(Struct):
-    """The one choice of a reply."""
-
-    message: ReplyMessage
-    finish_reason: str
-    index: int = 0
-    logprobs: None = None
-
-
-class ChatCompletion(Whole, kw_only=True):
-    """Body of a whole reply."""
-
-    choices: list[Choice]
-
-
-class ChatReply:
-    """Writes the reply to one chat request."""
-
-    _OPEN = b'{"index":0,"delta":{'
-    _SHUT = b'},"logprobs":null,"finish_reason":null}'
-
-    def __init__(self, plan: ModelPlan, *, with_usage: bool) -> None:
-        self._envelope = Envelope(
-            plan,
-            prefix="chatcmpl",
-            whole="chat.completion",
-            chunk="chat.completion.chunk",
-            with_usage=with_usage,
-        )
-
-    def whole(self, content: str, reasoning: str, finish: Finish) -> bytes:
-        """Return the body of a whole reply."""
-        message = ReplyMessage(content, reasoning or msgspec.UNSET)
-        choices = [Choice(message, finish.reason)]
-        return encode(ChatCompletion(**self._envelope.whole(finish), choices=choices))
-
-    def opening(self) -> bytes:
-        """Return the chunk that carries the role."""
-        return self._chunk(b'"role":"assistant","content":"","refusal":null')
-
-    def piece(self, delta: Delta) -> bytes:
-        """Return the chunk, or the two, of one delta."""
-        found = b""
-        if delta.reasoning:
-            found = self._chunk(b'"reasoning_content":' + encode(delta.reasoning))
-        if delta.content:
-            found += self._chunk(b'"content":' + encode(delta.content))
-        return found
-
-    def closing(self, finish: Finish) -> bytes:
-        """Return the chunk with the reason, the one with the usage if wanted, and the end."""
-        reason = encode(finish.reason)
-        choice = self._OPEN + b'},"logprobs":null,"finish_reason":%b}' % reason
-        return self._envelope.end(choice, finish)
-
-    def _chunk(self, delta: bytes) -> bytes:
-        return self._envelope.chunk(self._OPEN + delta + self._SHUT)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from edged.api.events import total
 from edged.api.openai.usage import Timings, Usage, fingerprint
 from edged.plan import ModelPlan
 from edged.protocol import Finish
@@ -32,11 +33,22 @@ class Whole(Struct, kw_only=True):
 
 
 class Envelope:
-    """Id, model and time of one reply. `whole` and `chunk`: the names of OpenAI's objects."""
+    """Id, model and time of one reply, with `n` answers a prompt.
+
+    `whole` and `chunk`: the names of OpenAI's objects.
+    """
 
     def __init__(
-        self, plan: ModelPlan, *, prefix: str, whole: str, chunk: str, with_usage: bool
+        self,
+        plan: ModelPlan,
+        *,
+        prefix: str,
+        whole: str,
+        chunk: str,
+        with_usage: bool,
+        n: int = 1,
     ) -> None:
+        self._n = n
         self._whole = whole
         self._with_usage = with_usage
         self._facts: dict[str, Any] = {
@@ -50,8 +62,9 @@ class Envelope:
         self._no_usage = b',"usage":null' if with_usage else b""
         self._tail = b"]" + self._no_usage + b"}\n\n"
 
-    def whole(self, finish: Finish) -> dict[str, Any]:
+    def whole(self, finishes: list[Finish]) -> dict[str, Any]:
         """Return the fields of `Whole`."""
+        finish = total(finishes, self._n)
         usage, timings = Usage.of(finish.usage), Timings.of(finish)
         return self._facts | {"object": self._whole, "usage": usage, "timings": timings}
 
@@ -59,8 +72,9 @@ class Envelope:
         """Return the event with this encoded choice."""
         return self._head + choice + self._tail
 
-    def end(self, choice: bytes, finish: Finish) -> bytes:
+    def end(self, choice: bytes, finishes: list[Finish]) -> bytes:
         """Return the event of the last choice, the one with the usage if wanted, and the end."""
+        finish = total(finishes, self._n)
         timings = encode(Timings.of(finish))
         parts = [self._head, choice, b"]", self._no_usage, b',"timings":%b}\n\n' % timings]
         if self._with_usage:

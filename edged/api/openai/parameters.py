@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from edged import errors
-from edged.api.openai.schema import Common
-from edged.protocol import Sampling
+from edged.api.entry import Addressed, differs
+from edged.api.openai.formats import to_constraint
+from edged.api.openai.schema import ChatRequest, Common, CompletionRequest
+from edged.protocol import Constraint, Generate, Sampling
 
 # Known names that nothing here honours yet, each with the values that ask for nothing.
 # `null` asks for nothing anywhere; ANY: the name does nothing unless another one is set.
@@ -19,35 +23,18 @@ REFUSED: dict[str, tuple[Any, ...] | None] = {
     "audio": (),
     "function_call": ("none", "auto"),  # without functions there is nothing to choose
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "store": (False,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
     "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
     # llama-server
     "cache_prompt": (True,),
-    "dry_allowed_length": ANY,
-    "dry_base": ANY,
-    "dry_multiplier": (0,),
-    "dry_penalty_last_n": ANY,
-    "dry_sequence_breakers": ANY,
     "dynatemp_exponent": ANY,
     "dynatemp_range": (0,),
-    "grammar": ("",),
     "grammar_lazy": (False,),
     "id_slot": (-1,),
-    "json_schema": (),
     "lora": ([],),
     "mirostat": (0,),
     "mirostat_eta": ANY,
@@ -61,40 +48,33 @@ REFUSED: dict[str, tuple[Any, ...] | None] = {
     "return_tokens": (False,),
     "samplers": (),
     "t_max_predict_ms": (-1, 0),
-    "thinking_budget_tokens": (-1,),
     "timings_per_token": (False,),
     "top_n_sigma": (-1, 0),
-    "xtc_probability": (0,),
-    "xtc_threshold": ANY,
     # vLLM, SGLang
-    "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "chat_template": (),
-    "continue_final_message": (False,),
-    "documents": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "min_tokens": (0,),
     "prompt_logprobs": (),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "stop_token_ids": ([],),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
 
+MOST_CHOICES = 128  # of one request
 _MOST_IGNORED = 20
 _LONGEST_NAME = 64
+_ELSEWHERE = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
 _TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
-def check_names(raw: Mapping[str, Any], wire: type[Common]) -> list[str]:
+def check_names(
+    raw: Mapping[str, Any],
+    wire: type[Addressed],
+    refused: Mapping[str, tuple[Any, ...] | None] = REFUSED,
+) -> list[str]:
     """Return the names in `raw` that nobody knows, for the log.
 
     Raises UnsupportedParameter for a refused name whose value asks for something.
@@ -103,9 +83,14 @@ def check_names(raw: Mapping[str, Any], wire: type[Common]) -> list[str]:
     for name, value in raw.items():
         if name in wire.__struct_fields__:
             continue
-        if name not in REFUSED:
+        if name in _ELSEWHERE:
+            if value not in (None, False, "", 0, [], {}):
+                raise errors.UnsupportedParameter(
+                    f"`{name}` is not a parameter of this endpoint; leave it out", param=name
+                )
+        elif name not in refused:
             unknown.append(name[:_LONGEST_NAME])
-        elif not _asks_nothing(value, REFUSED[name]):
+        elif not _asks_nothing(value, refused[name]):
             raise errors.UnsupportedParameter(
                 f"`{name}` is not supported by this version of edged; leave it out", param=name
             )
@@ -123,11 +108,6 @@ def _asks_nothing(value: Any, neutral: tuple[Any, ...] | None) -> bool:
 
 def check_common(wire: Common, raw: Mapping[str, Any]) -> None:
     """Raise for values that are well typed but cannot be honoured, or contradict each other."""
-    if wire.n is not None and wire.n > 1:
-        raise errors.UnsupportedParameter(
-            "`n` above 1 is not supported by this version of edged; send the request n times",
-            param="n",
-        )
     if wire.stream_options is None:
         return
     if not wire.stream:
@@ -154,9 +134,7 @@ def sampling(wire: Common) -> Sampling:
 
     Raises InvalidRequest for a bias that is not on a token id, or two different penalties.
     """
-    if None not in (wire.repeat_penalty, wire.repetition_penalty) and (
-        wire.repeat_penalty != wire.repetition_penalty
-    ):
+    if differs(wire.repeat_penalty, wire.repetition_penalty):
         raise errors.InvalidRequest(
             "`repeat_penalty` and `repetition_penalty` mean the same and differ",
             param="repetition_penalty",
@@ -174,6 +152,14 @@ def sampling(wire: Common) -> Sampling:
         seed=wire.seed,
         logit_bias=_logit_bias(wire.logit_bias),
         ignore_eos=wire.ignore_eos,
+        min_tokens=wire.min_tokens,
+        dry_multiplier=wire.dry_multiplier,
+        dry_base=wire.dry_base,
+        dry_allowed_length=wire.dry_allowed_length,
+        dry_penalty_last_n=wire.dry_penalty_last_n,
+        dry_sequence_breakers=wire.dry_sequence_breakers,
+        xtc_probability=wire.xtc_probability,
+        xtc_threshold=wire.xtc_threshold,
     )
 
 
@@ -193,3 +179,41 @@ def stops(wire: Common) -> list[str]:
     if wire.stop is None:
         return []
     return [wire.stop] if isinstance(wire.stop, str) else wire.stop
+
+
+def constraint(wire: Common) -> Constraint | None:
+    """Return what the answer must look like, in whatever way the request says it."""
+    return to_constraint(
+        response_format=wire.response_format,
+        json_schema=wire.json_schema,
+        grammar=wire.grammar,
+        structured_outputs=wire.structured_outputs,
+        guided_json=wire.guided_json,
+        guided_regex=wire.guided_regex,
+        guided_choice=wire.guided_choice,
+        guided_grammar=wire.guided_grammar,
+    )
+
+
+def several(prompts: Sequence[Generate], n: int) -> list[Generate]:
+    """Return `n` generations of each prompt; with a seed, each of them has its own.
+
+    Raises InvalidRequest when that is too much for one request.
+    """
+    if len(prompts) * n > MOST_CHOICES:
+        raise errors.InvalidRequest(
+            f"{len(prompts)} prompts times {n} answers are more than {MOST_CHOICES}; "
+            "send several requests",
+            param="n" if n > 1 else "prompt",
+        )
+    return [_numbered(prompt, i) for prompt in prompts for i in range(n)]
+
+
+def _numbered(prompt: Generate, i: int) -> Generate:
+    seed = prompt.sampling.seed
+    if not i or seed is None:
+        return prompt
+    seed = (seed + i + 2**63) % 2**64 - 2**63
+    return msgspec.structs.replace(
+        prompt, sampling=msgspec.structs.replace(prompt.sampling, seed=seed)
+    )

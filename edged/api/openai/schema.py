@@ -10,18 +10,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from edged.api.entry import Addressed
+from edged.api.openai.formats import StructuredOutputs
+from edged.api.openai.tools import FunctionTool
+
 _MAX_INT32 = 2**31 - 1
 
 Positive = Annotated[int, Meta(ge=1, le=_MAX_INT32)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 StopString = Annotated[str, Meta(min_length=1)]
 StopStrings = Annotated[list[StopString], Meta(max_length=4)]
-
-
-class Addressed(Struct, kw_only=True):
-    """The one field that decides who reads the others."""
-
-    model: str
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class StreamOptions(Struct, kw_only=True):
@@ -51,6 +50,23 @@ class Common(Addressed, kw_only=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100.0, le=100.0)]] | None = None
     ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=_MAX_INT32)] | None = None
+    stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None
+    dry_multiplier: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    dry_base: Annotated[float, Meta(ge=1.0, le=100.0)] | None = None
+    dry_allowed_length: Annotated[int, Meta(ge=0, le=_MAX_INT32)] | None = None
+    dry_penalty_last_n: Annotated[int, Meta(ge=-1, le=_MAX_INT32)] | None = None
+    dry_sequence_breakers: Annotated[list[StopString], Meta(max_length=64)] | None = None
+    xtc_probability: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    xtc_threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    response_format: Any = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     user: str | None = None
 
 
@@ -149,7 +165,18 @@ class ChatRequest(Common, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Positive | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    reasoning_effort: Effort | None = None
+    thinking_budget_tokens: Annotated[int, Meta(ge=-1, le=_MAX_INT32)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    store: bool | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
@@ -163,3 +190,6 @@ class CompletionRequest(Common, kw_only=True):
     """Body of `POST /v1/completions`. `prompt` has more shapes than a type can say."""
 
     prompt: Any
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None

@@ -1,0 +1,54 @@
+"""Ask a worker for something that is no generation, as long as the client waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, TypeVar
+
+from litestar import Request
+
+from edged import errors
+from edged.api.box import box_of
+from edged.api.exchange import Exchange
+from edged.protocol import Call, Failed
+
+_Wanted = TypeVar("_Wanted")
+
+
+async def call(
+    request: Request[Any, Any, Any], model: str, wanted: Call, kind: type[_Wanted]
+) -> _Wanted:
+    """Return the reply of `model` to `wanted`, which is of `kind`.
+
+    Raises EdgedError; ClientGone when nobody waits any more, and then the call is aborted.
+    """
+    answer = asyncio.create_task(_first(request, model, wanted))
+    watch = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({answer, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise errors.ClientGone("the client left before the answer")
+        event = answer.result()
+    finally:
+        for task in (answer, watch):
+            task.cancel()
+    if isinstance(event, Failed):
+        raise errors.from_code(event.code, event.message, event.param)
+    assert isinstance(event, kind), type(event).__name__
+    usage_tokens = getattr(event, "prompt_tokens", None)
+    if usage_tokens is not None:
+        Exchange.of(request.scope).prompt_tokens = usage_tokens
+    return event
+
+
+async def _first(request: Request[Any, Any, Any], model: str, wanted: Call) -> Any:
+    async with contextlib.aclosing(box_of(request).generate(model, wanted)) as events:
+        async for event in events:
+            return event
+    raise errors.InternalError("the worker gave no answer")
+
+
+async def _left(request: Request[Any, Any, Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
