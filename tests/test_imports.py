@@ -47,7 +47,7 @@ MAY_IMPORT = {
 
 # Native code and heavy libraries: where each may be imported, and nowhere else.
 ONLY_IN = {
-    "llama_cpp": {"edged/worker/llamacpp/runner.py"},
+    "llama_cpp": {"edged/worker/llamacpp/library.py"},
     "lmdeploy": {"edged/worker/lmdeploy/engine.py"},
     "torch": {"edged/worker/lmdeploy/engine.py"},
     "gguf": set(),

@@ -28,7 +28,7 @@ from edged.protocol import (
     Sampling,
     Started,
 )
-from edged.worker.llamacpp import runner
+from edged.worker.llamacpp import library
 from edged.worker.llamacpp.engine import LlamaCppEngine
 
 EDGE_GUIDE = Path(edged.store.__file__).parent / "builtin" / "edge-guide.gguf"
@@ -190,7 +190,7 @@ def reference(path: Path, n_ctx: int = 512) -> Iterator[Any]:
 
     def as_the_worker() -> Any:
         params = original()
-        params.use_extra_bufts = not runner._has_broken_amx(lib)
+        params.use_extra_bufts = not library.has_broken_amx(lib)
         return params
 
     with pytest.MonkeyPatch.context() as patch:

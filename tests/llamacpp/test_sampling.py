@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edged.protocol import Sampling
-from edged.worker.llamacpp import runner
+from edged.worker.llamacpp import library
 from edged.worker.llamacpp.sampling import Row, Sampler
 from tests.llamacpp.support import needs_llama_cpp
 
@@ -22,7 +22,7 @@ PROMPT = [int(i) for i in np.random.default_rng(5).integers(0, SIZE, 100)]
 
 def theirs(row: Row, said: dict[str, Any]) -> dict[int, float]:
     """Return the logits of the tokens that llama.cpp's chain keeps, before temperature."""
-    lib = runner._open_library()
+    lib = library.open_library()
     chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     repeat = said.get("repeat_penalty", 1.0)
     stages = [

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edged.protocol import Sampling, Tokens
 from edged.worker.engine import BadModelError, EngineMissingError
-from edged.worker.llamacpp import runner as module
+from edged.worker.llamacpp import library as module
 from edged.worker.llamacpp.runner import Decoded, Runner
 from tests.llamacpp.support import ask, launch, needs_llama_cpp, running
 from tests.models import UnavailableError, broken, tiny

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.worker.llamacpp import runner
+from edged.worker.llamacpp import library
 from edged.worker.llamacpp.vocabulary import Vocab
 from tests.llamacpp.support import needs_llama_cpp
 from tests.models import UnavailableError
@@ -46,7 +46,7 @@ def path_of(name: str) -> Path:
 
 
 def load(path: str) -> Vocab:
-    lib = runner._open_library()
+    lib = library.open_library()
     params = lib.llama_model_default_params()
     params.vocab_only = True
     model = lib.llama_model_load_from_file(path.encode(), params)

@@ -1,4 +1,4 @@
-"""Everything that calls llama.cpp: the only module of the engine that touches native memory.
+"""Everything that calls llama.cpp to write text: context, decode, logits, memory cells.
 
 Rules that cost a crash when broken (all of them learned the hard way):
 * a ctypes callback handed to llama.cpp lives as long as the process;
@@ -13,12 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
-import importlib
 import importlib.metadata
-import os
-import re
-import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,22 +22,16 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from edged.log import get_logger
 from edged.protocol import Launch
-from edged.worker.engine import BadModelError, EngineMissingError
+from edged.worker.engine import BadModelError
+from edged.worker.llamacpp import library
+from edged.worker.llamacpp.raw_batch import RawBatch
 from edged.worker.llamacpp.vocabulary import Vocab
-
-log = get_logger()
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
-_LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 3, 4, 5  # ggml_log_level
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
-# llama.cpp takes the pool of all sequences for the context of one.
-_POOL_IS_NO_CONTEXT = "possible training context overflow"
-_MEMORY_WORDS = ("failed to allocate", "unable to allocate", "out of memory", "cannot allocate")
-_AMX_MENDED = b"edged: amx tile config is whole"  # packaging/amx_tile_config.h
 
 
 class Decoded(enum.Enum):
@@ -69,81 +58,6 @@ class Facts(Struct, frozen=True):
     build: str
 
 
-# ── the library and its log ──
-
-
-class _Log:
-    """Receives llama.cpp's log for the life of the process: keeps a tail, prints what matters."""
-
-    def __init__(self) -> None:
-        self.tail: deque[str] = deque(maxlen=12)
-        self.quiet = False  # while an interrupt is on: the complaints are the wanted effect
-        self._printed = _LEVEL_DEBUG if os.environ.get("EDGED_LOG") == "debug" else _LEVEL_WARN
-        self._shown = False
-        self.callback: Any = None
-
-    def receive(self, level: int, text: bytes, _user_data: Any) -> None:
-        line = text.decode("utf-8", "replace")
-        if _POOL_IS_NO_CONTEXT in line:
-            return
-        continued = level == _LEVEL_CONTINUED
-        if not continued:
-            debug = self._printed == _LEVEL_DEBUG
-            self._shown = not self.quiet and (debug or level in (_LEVEL_WARN, _LEVEL_ERROR))
-            if level in (_LEVEL_WARN, _LEVEL_ERROR):
-                self.tail.append(line.strip())
-        if self._shown:
-            sys.stderr.write(line)
-            if line.endswith("\n"):
-                sys.stderr.flush()
-
-
-_LOG = _Log()  # module level: llama.cpp holds a raw pointer to its callback
-
-
-def _open_library() -> Any:
-    """Import llama-cpp-python's bindings and make them ready; raises EngineMissingError."""
-    try:
-        lib: Any = importlib.import_module("llama_cpp.llama_cpp")
-        ggml: Any = importlib.import_module("llama_cpp._ggml").libggml
-    except (ImportError, OSError, RuntimeError) as error:
-        raise EngineMissingError(
-            f"the llama.cpp engine is not installed here ({error}); "
-            'install it with: pip install "llama-cpp-python>=0.3.36,<0.4"'
-        ) from error
-    if _LOG.callback is None:
-        _LOG.callback = lib.llama_log_callback(_LOG.receive)
-        lib.llama_log_set(_LOG.callback, None)
-        if ggml.ggml_backend_dev_count() == 0:  # a build whose backends are modules
-            folder = Path(lib.__file__).parent / "lib"
-            ggml.ggml_backend_load_all_from_path(ctypes.c_char_p(os.fsencode(folder)))
-        lib.llama_backend_init()
-    return lib
-
-
-def _has_broken_amx(lib: Any) -> bool:
-    """Tell whether this build of llama.cpp dies in its first matrix product on AMX machines.
-
-    GCC before 11.5, 12.4 and 13.3 drops most of the tile configuration (GCC bug 114098), unless
-    it was compiled with edged's own header for it, which leaves a mark.
-    """
-    if b"AMX_INT8 = 1" not in lib.llama_print_system_info():
-        return False
-    code = (Path(lib.__file__).parent / "lib" / "libggml-cpu.so").read_bytes()
-    if _AMX_MENDED in code:
-        return False
-    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", code)
-    fixed_in = {11: 5, 12: 4, 13: 3}
-    broken = any(int(minor) < fixed_in.get(int(major), 0) for major, minor in compilers)
-    if broken:
-        log.warning(
-            "engine.slow_build",
-            reason="llama.cpp was compiled for AMX by a GCC that miscompiles it",
-            action="compile it again as edged's packaging/setup-venv does, for more speed",
-        )
-    return broken
-
-
 # ── model and context ──
 
 
@@ -161,10 +75,11 @@ class Runner:
         settings = launch.llamacpp
         if settings is None:
             raise BadModelError("the launch carries no llama.cpp settings")
-        self._lib = lib = _open_library()
+        self._lib = lib = library.open_library()
         self._settings = settings
-        _LOG.tail.clear()
-        self._model = self._load_model(Path(launch.path), settings.gpu_layers, progress)
+        self._progress, self._model = library.load_model(
+            lib, Path(launch.path), settings.gpu_layers, progress
+        )
         self.vocab = Vocab(lib, self._model, shown)
         self.batch = min(max(settings.batch, launch.parallel), launch.pool)
         stateful = bool(
@@ -173,33 +88,15 @@ class Runner:
         # Every extra sequence of a recurrent model costs a whole state; of others, nothing.
         spare = 2 if stateful else max(8, launch.parallel)
         self.sequences = min(launch.parallel + spare, _MAX_SEQUENCES)
-        self._interrupt = ctypes.create_string_buffer(2)
+        self._interrupt = library.Interrupt(lib)
         self._context = self._open_context(launch)
         self._memory = lib.llama_get_memory(self._context)
         self.threads = settings.threads
         self._threads = (settings.threads, settings.threads_batch)
-        self._make_batch()
+        self._batch = RawBatch(lib, self.batch)
         self._views: dict[int, npt.NDArray[np.float32]] = {}
         self.cells = min(launch.pool, int(lib.llama_n_ctx(self._context)))
         self.facts = self._read_facts(self._warm_up() and not stateful)
-
-    def _load_model(self, path: Path, gpu_layers: int, progress: Callable[[float], bool]) -> Any:
-        lib = self._lib
-        if path.is_dir():
-            raise BadModelError(f"{path} is a folder; name the GGUF file inside it")
-        if not path.is_file():
-            raise BadModelError(f"{path} does not exist or is not a file")
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-        params.use_extra_bufts = not _has_broken_amx(lib)
-        self._progress = lib.llama_progress_callback(lambda fraction, _data: progress(fraction))
-        params.progress_callback = self._progress
-        model = lib.llama_model_load_from_file(os.fsencode(path), params)
-        if not model:
-            raise _load_error(f"llama.cpp cannot load {path}")
-        if lib.llama_model_has_encoder(model):
-            raise BadModelError(f"{path} is an encoder-decoder model, which edged does not run")
-        return model
 
     def _open_context(self, launch: Launch) -> Any:
         lib, settings = self._lib, self._settings
@@ -216,36 +113,11 @@ class Runner:
         params.type_k = params.type_v = kv_type
         params.kv_unified = True
         params.no_perf = True
-        # Called by ggml's threads before every node. A Python callback would fight for the GIL
-        # there, so the callback is libc's strlen on a two-byte buffer: 0 goes on, 1 stops.
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
-        params.abort_callback = lib.ggml_abort_callback(strlen)
-        params.abort_callback_data = ctypes.addressof(self._interrupt)
+        self._interrupt.install(params)
         context = lib.llama_init_from_model(self._model, params)
         if not context:
-            raise _load_error(f"llama.cpp cannot make a context of {launch.pool} cells")
+            raise library.load_error(f"llama.cpp cannot make a context of {launch.pool} cells")
         return context
-
-    def _make_batch(self) -> None:
-        n = self.batch
-        self._tokens = np.zeros(n, np.int32)
-        self._positions = np.zeros(n, np.int32)
-        self._owners = np.zeros(n, np.int32)
-        self._outputs = np.zeros(n, np.int8)
-        self._ones = np.ones(n, np.int32)
-        start = self._owners.ctypes.data
-        self._owner_pointers = np.arange(start, start + 4 * n, 4, dtype=np.uint64)
-        raw = self._lib.llama_batch()
-        for field, array in (
-            ("token", self._tokens),
-            ("pos", self._positions),
-            ("n_seq_id", self._ones),
-            ("seq_id", self._owner_pointers),
-            ("logits", self._outputs),
-        ):
-            pointer = type(getattr(raw, field))
-            setattr(raw, field, ctypes.cast(array.ctypes.data, pointer))
-        self._raw = raw
 
     def _warm_up(self) -> bool:
         """Decode once, so that the first request finds touched pages; tell if cutting works."""
@@ -286,26 +158,26 @@ class Runner:
         At most `batch` tokens in all, positions of a sequence without gaps. Raises DecodeError
         when the context is beyond repair.
         """
-        n = 0
+        batch, n = self._batch, 0
         alone = True
         for owner, position, tokens, wanted in chunks:
             end = n + len(tokens)
-            self._tokens[n:end] = tokens
-            self._positions[n:end] = self._range(position, len(tokens))
-            self._owners[n:end] = owner
-            self._outputs[n:end] = 0
+            batch.tokens[n:end] = tokens
+            batch.positions[n:end] = self._range(position, len(tokens))
+            batch.owners[n:end] = owner
+            batch.outputs[n:end] = 0
             if wanted:
-                self._outputs[end - 1] = 1
+                batch.outputs[end - 1] = 1
             alone = alone and len(tokens) == 1
             n = end
-        self._raw.n_tokens = n
+        batch.raw.n_tokens = n
         self._set_threads(decoding=alone)
-        code: int = self._lib.llama_decode(self._context, self._raw)
+        code: int = self._lib.llama_decode(self._context, batch.raw)
         if code == Decoded.INTERRUPTED.value:
             self.resume()
         if code in (0, 1, 2):
             return Decoded(code)
-        raise DecodeError(f"llama_decode returned {code}: {' / '.join(_LOG.tail)}")
+        raise DecodeError(f"llama_decode returned {code}: {' / '.join(library.LOG.tail)}")
 
     @staticmethod
     def _range(start: int, n: int) -> npt.NDArray[np.int32] | int:
@@ -336,13 +208,11 @@ class Runner:
 
     def interrupt(self) -> None:
         """Make the running decode return INTERRUPTED at its next node. From any thread."""
-        _LOG.quiet = True
-        self._interrupt[0] = b"\x01"
+        self._interrupt.set()
 
     def resume(self) -> None:
         """Take the interrupt back."""
-        self._interrupt[0] = b"\x00"
-        _LOG.quiet = False
+        self._interrupt.clear()
 
     # ── cells ──
 
@@ -364,11 +234,3 @@ class Runner:
         self._views.clear()
         self._lib.llama_free(self._context)
         self._lib.llama_model_free(self._model)
-
-
-def _load_error(what: str) -> Exception:
-    reason = " / ".join(_LOG.tail) or "it gave no reason"
-    message = f"{what}: {reason}"
-    if any(word in reason.lower() for word in _MEMORY_WORDS):
-        return MemoryError(message)
-    return BadModelError(message)

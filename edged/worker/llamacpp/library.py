@@ -1,0 +1,160 @@
+"""llama.cpp's library: opened once, its log received, a model file loaded through it.
+
+A ctypes callback handed to llama.cpp lives as long as the process, or the process crashes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edged.log import get_logger
+from edged.worker.engine import BadModelError, EngineMissingError
+
+log = get_logger()
+
+_LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 3, 4, 5  # ggml_log_level
+# llama.cpp takes the pool of all sequences for the context of one.
+_POOL_IS_NO_CONTEXT = "possible training context overflow"
+_MEMORY_WORDS = ("failed to allocate", "unable to allocate", "out of memory", "cannot allocate")
+_AMX_MENDED = b"edged: amx tile config is whole"  # packaging/amx_tile_config.h
+
+
+class _Log:
+    """Receives llama.cpp's log for the life of the process: keeps a tail, prints what matters."""
+
+    def __init__(self) -> None:
+        self.tail: deque[str] = deque(maxlen=12)
+        self.quiet = False  # while an interrupt is on: the complaints are the wanted effect
+        self._printed = _LEVEL_DEBUG if os.environ.get("EDGEDLOG") == "debug" else _LEVEL_WARN
+        self._shown = False
+        self.callback: Any = None
+
+    def receive(self, level: int, text: bytes, _user_data: Any) -> None:
+        line = text.decode("utf-8", "replace")
+        if _POOL_IS_NO_CONTEXT in line:
+            return
+        continued = level == _LEVEL_CONTINUED
+        if not continued:
+            debug = self._printed == _LEVEL_DEBUG
+            self._shown = not self.quiet and (debug or level in (_LEVEL_WARN, _LEVEL_ERROR))
+            if level in (_LEVEL_WARN, _LEVEL_ERROR):
+                self.tail.append(line.strip())
+        if self._shown:
+            sys.stderr.write(line)
+            if line.endswith("\n"):
+                sys.stderr.flush()
+
+
+LOG = _Log()  # module level: llama.cpp holds a raw pointer to its callback
+
+
+def open_library() -> Any:
+    """Import llama-cpp-python's bindings and make them ready; raises EngineMissingError."""
+    try:
+        lib: Any = importlib.import_module("llama_cpp.llama_cpp")
+        ggml: Any = importlib.import_module("llama_cpp._ggml").libggml
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineMissingError(
+            f"the llama.cpp engine is not installed here ({error}); "
+            'install it with: pip install "llama-cpp-python>=0.3.36,<0.4"'
+        ) from error
+    if LOG.callback is None:
+        LOG.callback = lib.llama_log_callback(LOG.receive)
+        lib.llama_log_set(LOG.callback, None)
+        if ggml.ggml_backend_dev_count() == 0:  # a build whose backends are modules
+            folder = Path(lib.__file__).parent / "lib"
+            ggml.ggml_backend_load_all_from_path(ctypes.c_char_p(os.fsencode(folder)))
+        lib.llama_backend_init()
+    return lib
+
+
+def has_broken_amx(lib: Any) -> bool:
+    """Tell whether this build of llama.cpp dies in its first matrix product on AMX machines.
+
+    GCC before 11.5, 12.4 and 13.3 drops most of the tile configuration (GCC bug 114098), unless
+    it was compiled with edged's own header for it, which leaves a mark.
+    """
+    if b"AMX_INT8 = 1" not in lib.llama_print_system_info():
+        return False
+    code = (Path(lib.__file__).parent / "lib" / "libggml-cpu.so").read_bytes()
+    if _AMX_MENDED in code:
+        return False
+    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", code)
+    fixed_in = {11: 5, 12: 4, 13: 3}
+    broken = any(int(minor) < fixed_in.get(int(major), 0) for major, minor in compilers)
+    if broken:
+        log.warning(
+            "engine.slow_build",
+            reason="llama.cpp was compiled for AMX by a GCC that miscompiles it",
+            action="compile it again as edged's packaging/setup-venv does, for more speed",
+        )
+    return broken
+
+
+def load_model(
+    lib: Any, path: Path, gpu_layers: int, progress: Callable[[float], bool]
+) -> tuple[Any, Any]:
+    """Return (what must live as long as the model, the model).
+
+    `progress` is called in this thread with 0…1 and answers False to give up. Raises
+    BadModelError, or MemoryError where the memory did not suffice.
+    """
+    LOG.tail.clear()
+    if path.is_dir():
+        raise BadModelError(f"{path} is a folder; name the GGUF file inside it")
+    if not path.is_file():
+        raise BadModelError(f"{path} does not exist or is not a file")
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    params.use_extra_bufts = not has_broken_amx(lib)
+    callback = lib.llama_progress_callback(lambda fraction, _data: progress(fraction))
+    params.progress_callback = callback
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise load_error(f"llama.cpp cannot load {path}")
+    if lib.llama_model_has_encoder(model):
+        raise BadModelError(f"{path} is an encoder-decoder model, which edged does not run")
+    return callback, model
+
+
+class Interrupt:
+    """Makes a running decode return at its next node. `set` may be called from any thread."""
+
+    def __init__(self, lib: Any) -> None:
+        self._callback_type = lib.ggml_abort_callback
+        self._flag = ctypes.create_string_buffer(2)
+
+    def install(self, params: Any) -> None:
+        """Put it into the parameters of a context, which must not outlive it."""
+        # Called by ggml's threads before every node. A Python callback would fight for the GIL
+        # there, so the callback is libc's strlen on a two-byte buffer: 0 goes on, 1 stops.
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        params.abort_callback = self._callback_type(strlen)
+        params.abort_callback_data = ctypes.addressof(self._flag)
+
+    def set(self) -> None:
+        """Interrupt."""
+        LOG.quiet = True
+        self._flag[0] = b"\x01"
+
+    def clear(self) -> None:
+        """Take it back."""
+        self._flag[0] = b"\x00"
+        LOG.quiet = False
+
+
+def load_error(what: str) -> Exception:
+    """Return the error for a load that failed, with what llama.cpp said about it."""
+    reason = " / ".join(LOG.tail) or "it gave no reason"
+    message = f"{what}: {reason}"
+    if any(word in reason.lower() for word in _MEMORY_WORDS):
+        return MemoryError(message)
+    return BadModelError(message)
