@@ -1,0 +1,420 @@
+"""Tool calls as llguidance grammars, in the syntax of the model's family: pure text.
+
+The same rows that `calls.py` reads are written here, so what a grammar lets through parses. A tag
+is one token or plain text, depending on the vocabulary: `token_of(text)` gives the id of the
+control token that is spelt so, None if there is none (tokens that are no control tokens match as
+plain text).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edged.protocol import Constraint, Grammar, JsonSchema, Regex, ToolChoice
+from edged.worker.output.formats import (
+    Format,
+    Harmony,
+    Marker,
+    Named,
+    Objects,
+    Parameters,
+    Pythonic,
+    Syntax,
+    Trigger,
+    split_tags,
+)
+from edged.worker.output.schema import alternatives, parameters_of, properties_of, resolve
+
+TokenOf = Callable[[str], int | None]
+
+_ANY = "/(?s:.*)/"
+# Room for the layouts that models were trained on, but not for white space without an end.
+_SPACE = r"[ \n]{1,24}"
+_QUOTED = '", '  # after a string, before the next key
+_WS = "WS: /[ \\n]{1,24}/"
+
+
+def lark(
+    form: Format,
+    tools: Sequence[dict[str, Any]],
+    choice: ToolChoice,
+    constraint: Constraint | None = None,
+    *,
+    token_of: TokenOf,
+    opened: bool = False,
+) -> str:
+    """Return the grammar of a whole answer that calls at least one tool.
+
+    `tools` are OpenAI's, `choice` says which of them and how many calls. A block of reasoning may
+    come first if the model reasons (`form.thinks`); `opened`: the prompt has opened it already.
+    With `constraint` the answer may be content that follows it instead of a call (JsonSchema and
+    Regex only). Raises ValueError if `choice` allows none of the tools.
+    """
+    writer = _Writer(tools, choice, token_of)
+    answer = writer.calls(form.calls[0])
+    if constraint is not None:
+        answer = f"({answer} | {writer.content(constraint)})"
+    thoughts = ""
+    if isinstance(form.calls[0], Harmony):
+        thoughts = writer.rule(writer.analysis(opened=opened)) + ("" if opened else "?")
+    elif form.thinks is not None:
+        block = writer.rule(writer.reasoning(form.thinks, opened=opened))
+        thoughts = block if opened else f"{block}?"
+    return writer.text(f"{thoughts} {answer}")
+
+
+def lark_after_trigger(
+    tools: Sequence[dict[str, Any]],
+    choice: ToolChoice,
+    trigger: Trigger,
+    *,
+    token_of: TokenOf,
+) -> str:
+    """Return the grammar of what may follow `trigger`: the rest of its call, further calls.
+
+    For `auto`: the engine starts it when `Output.trigger` is set, with the text that
+    `Output.triggered` has already. Raises ValueError if `choice` allows none of the tools.
+    """
+    writer = _Writer(tools, choice, token_of)
+    return writer.text(writer.after(trigger))
+
+
+class _Writer:
+    """The rules of one grammar, collected while its parts are written."""
+
+    def __init__(
+        self, tools: Sequence[dict[str, Any]], choice: ToolChoice, token_of: TokenOf
+    ) -> None:
+        named = {tool["function"]["name"]: tool for tool in tools}
+        allowed = choice.names or list(named)
+        self._tools = {name: named[name] for name in allowed if name in named}
+        if not self._tools:
+            raise ValueError("no tool may be called")
+        self._parallel = choice.parallel
+        self._token_of = token_of
+        self._rules: list[str] = []
+        self._known: dict[str, str] = {}
+
+    def text(self, start: str) -> str:
+        """Return the whole grammar."""
+        return "\n".join(["%llguidance {}", f"start: {start}", *self._rules, _WS]) + "\n"
+
+    def rule(self, body: str, options: str = "") -> str:
+        """Add a rule, unless it is there, and return its name."""
+        key = options + body
+        if key not in self._known:
+            self._known[key] = name = f"r{len(self._known)}"
+            self._rules.append(f"{name}{options}: {body}")
+        return self._known[key]
+
+    # ── texts ──
+
+    def literal(self, text: str) -> str:
+        """Return `text` as tokens and strings."""
+        written: list[str] = []
+        plain = ""
+        for part in split_tags(text):
+            token = self._token_of(part)
+            if token is None:
+                plain += part
+                continue
+            if plain:
+                written.append(_string(plain))
+            written.append(f"<[{token}]>")
+            plain = ""
+        if plain:
+            written.append(_string(plain))
+        return " ".join(written)
+
+    def until(self, tag: str) -> str:
+        """Any text up to `tag`, with it."""
+        token = self._token_of(tag)
+        if token is not None:
+            return f"{self.rule(_ANY)} <[{token}]>"
+        return self.rule(f"/(?s:.*){_escape(tag)}/", "[lazy]")
+
+    def reasoning(self, marker: Marker, *, opened: bool) -> str:
+        return f"{'' if opened else self.literal(marker.opening)} {self.until(marker.closing)} WS?"
+
+    def analysis(self, *, opened: bool) -> str:
+        before = "" if opened else self.literal("<|channel|>analysis<|message|>")
+        return f"{before} {self.until('<|end|>')} {self.literal('<|start|>assistant')}"
+
+    def content(self, constraint: Constraint) -> str:
+        match constraint:
+            case JsonSchema(schema):
+                return self.rule(f"%json {_json(schema)}")
+            case Regex(pattern):
+                return self.rule(f"/{_slashed(pattern)}/")
+            case Grammar():
+                raise ValueError("a grammar of its own cannot be joined with tools")
+
+    def json(self, schema: dict[str, Any], *, strict: bool = False) -> str:
+        """Return a rule for JSON of `schema`; what cannot be enforced is left out unless strict."""
+        options = {"whitespace_pattern": _SPACE, "lenient": not strict}
+        return self.rule(f"%json {_json({'x-guidance': options, **schema})}")
+
+    def arguments(self, name: str) -> str:
+        function = self._tools[name]["function"]
+        schema = {**parameters_of(self._tools[name])}
+        if "$ref" not in schema:
+            schema["type"] = "object"
+        return self.json(schema, strict=bool(function.get("strict")))
+
+    # ── calls ──
+
+    def calls(self, syntax: Syntax) -> str:
+        """One call, or several, with everything around them."""
+        match syntax:
+            case Objects():
+                return self._objects(syntax)
+            case Named():
+                calls = self._repeat(self._named(syntax), "")
+                return f"{self.literal(syntax.opening)} {calls} {self.literal(syntax.closing)}"
+            case Parameters():
+                return self._repeat(self._parameters(syntax), syntax.line)
+            case Pythonic():
+                calls = self._repeat(self._pythonic(), ", ")
+                return (
+                    self.literal(f"{syntax.opening}[")
+                    + f" {calls} "
+                    + self.literal(f"]{syntax.closing}")
+                )
+            case Harmony():
+                before = self.literal("<|channel|>commentary to=functions.")
+                return f"{before} {self._harmony()}"
+
+    def after(self, trigger: Trigger) -> str:  # noqa: PLR0911 - one for each syntax
+        """The rest of a call whose beginning is written, and what may follow it."""
+        syntax, tool = trigger.syntax, trigger.tool
+        more = self._more(syntax) if self._parallel else ""
+        match syntax:
+            case Objects():
+                if tool:
+                    rest = f'WS? {self.arguments(tool)} WS? "}}"'
+                    return f"{rest} {more}"
+                return f"WS? {self._objects_inside(syntax)} WS? {self._closing(syntax)} {more}"
+            case Named():
+                if syntax.opening and trigger.text == syntax.opening:
+                    calls = self._repeat(self._named(syntax), "")
+                    return f"WS? {calls} {self.literal(syntax.closing)}"
+                call = self._named(syntax, called=True)
+                closing = f"({self.literal(syntax.closing)})?" if syntax.closing else ""
+                return f"{call} {more} {closing}"
+            case Parameters():
+                inside = self._parameters(syntax, opened=trigger.text == syntax.opening)
+                return f"WS? {inside} {more}"
+            case Pythonic():
+                calls = self._repeat(self._pythonic(), ", ")
+                return f'WS? "[" {calls} ' + self.literal(f"]{syntax.closing}")
+            case Harmony():
+                return self._harmony()
+
+    def _more(self, syntax: Syntax) -> str:
+        """Calls after the first one, with what parts them from it."""
+        match syntax:
+            case Objects(listed=False, opening=opening) if opening:
+                return f"(WS? {self._tagged(syntax)})*"
+            case Objects(listed=False, separator=separator) if separator:
+                return f"({_string(separator)} {self._objects_inside(syntax)})*"
+            case Named():
+                return f"(WS? {self.rule(self._named(syntax))})*"
+            case Parameters():
+                return f"(WS? {self.rule(self._parameters(syntax))})*"
+        return ""
+
+    def _repeat(self, call: str, separator: str) -> str:
+        if not self._parallel:
+            return f"({call})"
+        call = self.rule(call)
+        between = _string(separator) if separator else ""
+        return f"{call} ({between} {call})*"
+
+    # ── JSON objects ──
+
+    def _objects(self, syntax: Objects) -> str:
+        if syntax.opening and not syntax.listed:
+            return self._repeat(self._tagged(syntax), syntax.after)
+        inside = self._objects_inside(syntax)
+        if not syntax.listed and not syntax.wrapper:
+            return self._repeat(inside, syntax.separator)
+        return f"{self.literal(syntax.opening + syntax.before)} {inside} {self._closing(syntax)}"
+
+    def _tagged(self, syntax: Objects) -> str:
+        before = self.literal(syntax.opening + syntax.before)
+        return f"{before} {self._objects_inside(syntax)} {self._closing(syntax)}"
+
+    def _closing(self, syntax: Objects) -> str:
+        return self.literal(syntax.after + syntax.closing) if syntax.closing else ""
+
+    def _objects_inside(self, syntax: Objects) -> str:
+        one = self.rule(" | ".join(self._object(syntax, name) for name in self._tools))
+        if not (syntax.listed or syntax.wrapper):
+            return one
+        before, after = "[", "]"
+        if syntax.wrapper:
+            before, after = "{" + json.dumps(syntax.wrapper) + ": [", "]}"
+        return f"{_string(before)} {self._repeat(one, ', ')} {_string(after)}"
+
+    def _object(self, syntax: Objects, name: str) -> str:
+        before = "{" + _key(syntax.name) + json.dumps(name, ensure_ascii=False) + ", "
+        before += _key(syntax.arguments)
+        arguments, after = self.arguments(name), _string("}")
+        if not syntax.id:
+            return f"{_string(before)} {arguments} {after}"
+        key = _key(syntax.id) + '"'
+        if syntax.id_last:
+            return (
+                f"{_string(before)} {arguments} {_string(', ' + key)} /[a-zA-Z0-9]{{9}}/ "
+                + _string('"}')
+            )
+        number = _string("{" + key) + " /[0-9]{1,3}/"
+        return f"{number} {_string(_QUOTED + before[1:])} {arguments} {after}"
+
+    # ── a name, then JSON ──
+
+    def _named(self, syntax: Named, *, called: bool = False) -> str:
+        number = f"{_string(syntax.number)} /[0-9]{{1,3}}/" if syntax.number else ""
+        call_id = f"{self.literal(syntax.id)} /[a-zA-Z0-9]{{9}}/" if syntax.id else ""
+        names = [
+            f"{_string(syntax.prefix + name)} {number} {call_id} {self.literal(syntax.between)} "
+            f"{self.arguments(name)}"
+            for name in self._tools
+        ]
+        call = "" if called else self.literal(syntax.call)
+        return f"{call} {self.rule(' | '.join(names))} {self.literal(syntax.end)}"
+
+    def _harmony(self) -> str:
+        middle = self.literal(" <|constrain|>json<|message|>")
+        names = [f"{_string(name)} {middle} {self.arguments(name)}" for name in self._tools]
+        return self.rule(" | ".join(names))
+
+    # ── tags around each parameter ──
+
+    def _parameters(self, syntax: Parameters, *, opened: bool = False) -> str:
+        before = "" if opened or not syntax.opening else self.literal(syntax.opening + syntax.line)
+        function = self.literal(syntax.function)
+        calls = []
+        for name, tool in self._tools.items():
+            schema = parameters_of(tool)
+            values = self._all_of(syntax, schema, strict=bool(tool["function"].get("strict")))
+            head = _string(name) + " " + self.literal(syntax.name_end + syntax.line)
+            calls.append(f"{head} {values}")
+        end = syntax.end + (syntax.line + syntax.closing if syntax.closing and syntax.end else "")
+        return f"{before} {function} {self.rule(' | '.join(calls))} " + self.literal(
+            end or syntax.closing
+        )
+
+    def _all_of(self, syntax: Parameters, schema: dict[str, Any], *, strict: bool) -> str:
+        required = resolve(schema, schema).get("required", [])
+        written = []
+        for key, value in properties_of(schema).items():
+            one = self.rule(self._parameter(syntax, key, value, schema, strict=strict))
+            written.append(one if key in required else f"{one}?")
+        return " ".join(written)
+
+    def _parameter(
+        self,
+        syntax: Parameters,
+        key: str,
+        value: dict[str, Any],
+        root: dict[str, Any],
+        *,
+        strict: bool,
+    ) -> str:
+        head = self.literal(syntax.parameter) + " " + _string(key)
+        head += " " + self.literal(syntax.key_end + syntax.pad)
+        tail = self.literal(syntax.pad + syntax.value_end + syntax.line)
+        bodies = []
+        for one in alternatives(value, root):
+            if one.get("type") == "string" or not one:
+                bodies += self._text_value(syntax, one)
+            else:
+                shared = _definitions(root)
+                bodies.append(f"{self.json({**shared, **one}, strict=strict)} {tail}")
+        return f"{head} {self.rule(' | '.join(bodies or self._text_value(syntax, {})))}"
+
+    def _text_value(self, syntax: Parameters, schema: dict[str, Any]) -> list[str]:
+        """The bare text of a string, with its closing tag."""
+        tail = self.literal(syntax.pad + syntax.value_end + syntax.line)
+        fixed = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if isinstance(fixed, list):
+            return [f"{_string(str(v)) if v else ''} {tail}" for v in fixed]
+        least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str):
+            return [f"/{_whole(pattern)}/ {tail}"]
+        if least or most != "":
+            # Without "<" no end of the value can hide in it.
+            return [f"/[^<]{{{least},{most}}}/ {tail}"]
+        token = self._token_of(syntax.value_end)
+        line = self.literal(syntax.line)
+        return [f"{self.until(syntax.value_end)} {line}" if token is None else f"/(?s:.*)/ {tail}"]
+
+    # ── Python ──
+
+    def _pythonic(self) -> str:
+        calls = []
+        for name, tool in self._tools.items():
+            schema = parameters_of(tool)
+            strict = bool(tool["function"].get("strict"))
+            calls.append(f'{_string(name + "(")} {self._keywords(schema, strict=strict)} ")"')
+        return self.rule(" | ".join(calls))
+
+    def _keywords(self, schema: dict[str, Any], *, strict: bool) -> str:
+        """`key=value, …`: a rule for each place, because of the commas between optional ones."""
+        required = resolve(schema, schema).get("required", [])
+        shared = _definitions(schema)
+        first, later = "", ""
+        for key, value in reversed(properties_of(schema).items()):
+            item = f"{_string(key + '=')} {self.json({**shared, **value}, strict=strict)}"
+            comma = '", "'
+            if key in required:
+                first, later = f"{item} {later}", f"{comma} {item} {later}"
+            else:
+                first = f"({item} {later} | {first})" if first.strip() else f"({item} {later})?"
+                later = (
+                    f"({comma} {item} {later} | {later})" if later.strip() else f"({comma} {item})?"
+                )
+            first, later = (self.rule(x) if x.strip() else "" for x in (first, later))
+        return first
+
+
+def _definitions(root: dict[str, Any]) -> dict[str, Any]:
+    """Return what the references inside a parameter's schema may lead to."""
+    return {key: root[key] for key in ("$defs", "definitions") if key in root}
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def _string(text: str) -> str:
+    """Return a Lark string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False) + ": "
+
+
+def _slashed(pattern: str) -> str:
+    return re.sub(r"(?<!\\)/", r"\\/", pattern)
+
+
+def _escape(text: str) -> str:
+    """Return a Rust regular expression, between slashes, that matches `text` only."""
+    special = set("\\.+*?()|[]{}^$#&-~/")
+    return "".join(f"\\{c}" if c in special else {"\n": "\\n"}.get(c, c) for c in text)
+
+
+def _whole(pattern: str) -> str:
+    """Return a pattern of JSON schema, which may match anywhere, as one of the whole text."""
+    before = "" if pattern.startswith("^") else "[^<]*"
+    after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "[^<]*"
+    body = pattern.removeprefix("^")
+    body = body if after else body.removesuffix("$")
+    return f"{before}({_slashed(body)}){after}"
