@@ -14,6 +14,7 @@ from litestar.enums import ScopeType
 from edged import errors
 from edged.api import error as api_error
 from edged.api import status, upstream
+from edged.api.anthropic import messages
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
 from edged.api.openai import chat, completions, models
@@ -39,6 +40,8 @@ def create_app(box: Box) -> Litestar:
         route_handlers=[
             chat.create,
             completions.create,
+            messages.create,
+            messages.count_tokens,
             models.index,
             models.show,
             status.health,
@@ -75,12 +78,13 @@ class _Api(Litestar):
     async def _exchange(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         box = cast("Box", self.state["box"])
         exchange = Exchange.open(scope)
-        request_id = (b"x-request-id", exchange.id.encode())
+        # The second one is where Anthropic's clients look for it.
+        stamps = [(name, exchange.id.encode()) for name in (b"x-request-id", b"request-id")]
 
         def send_stamped(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message["headers"], request_id]
+                message["headers"] = [*message["headers"], *stamps]
             return send(message)
 
         try:

@@ -1,8 +1,8 @@
-"""The one shape of every error that leaves the API, and how any exception gets it."""
+"""The shapes of every error that leaves the API, and how any exception gets one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from litestar import Request
@@ -18,8 +18,22 @@ from edged.log import get_logger
 _RETRY_AFTER_S = {429: 1, 503: 5}
 
 
-def shape(error: EdgedError) -> dict[str, Any]:
-    """Return OpenAI's error object for `error`."""
+class _Body(Protocol):
+    def __call__(self, error: EdgedError, request_id: str) -> dict[str, Any]: ...
+
+
+class Shape(NamedTuple):
+    """How errors look in one family of dialects."""
+
+    body: _Body
+    event: bytes  # what precedes the data of an error inside a stream
+
+    def sse(self, error: EdgedError, request_id: str) -> bytes:
+        """Return the error as the last event of a stream."""
+        return self.event + b"data: " + msgspec.json.encode(self.body(error, request_id)) + b"\n\n"
+
+
+def _openai(error: EdgedError, request_id: str) -> dict[str, Any]:  # noqa: ARG001
     return {
         "error": {
             "message": error.message,
@@ -30,9 +44,45 @@ def shape(error: EdgedError) -> dict[str, Any]:
     }
 
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
+def _anthropic(error: EdgedError, request_id: str) -> dict[str, Any]:
+    return {
+        "type": "error",
+        "error": {
+            "type": _ANTHROPIC_TYPES.get(error.status, "invalid_request_error"),
+            "message": error.message,
+            "details": {"error_code": error.code, "param": error.param},
+        },
+        "request_id": request_id,
+    }
+
+
+OPENAI = Shape(_openai, b"")
+ANTHROPIC = Shape(_anthropic, b"event: error\n")
+
+# By path and not by route: a wrong method or a client that may not come in matches no route.
+_SHAPES = {"/v1/messages": ANTHROPIC}
+
+
+def shape_of(path: str) -> Shape:
+    """Return how errors look at this path and below it; at most paths as OpenAI's."""
+    found = (shape for root, shape in _SHAPES.items() if f"{path}/".startswith(f"{root}/"))
+    return next(found, OPENAI)
+
+
 def sse(error: EdgedError) -> bytes:
-    """Return the error as the last event of a stream."""
-    return b"data: " + msgspec.json.encode(shape(error)) + b"\n\n"
+    """Return the error as the last event of one of OpenAI's streams."""
+    return OPENAI.sse(error, "")
 
 
 def headers(error: EdgedError) -> dict[str, str]:
@@ -54,9 +104,8 @@ def respond(request: Request[Any, Any, Any], exception: Exception) -> Response[d
     more = headers(error)
     if isinstance(exception, HTTPException):
         more |= exception.headers or {}  # Allow, with 405
-    return Response(
-        shape(error), status_code=error.status, headers=more, media_type="application/json"
-    )
+    body = shape_of(exchange.path).body(error, exchange.id)
+    return Response(body, status_code=error.status, headers=more, media_type="application/json")
 
 
 def known(exception: BaseException) -> EdgedError:

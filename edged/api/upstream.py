@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CONNECT_LIMIT_S = 5.0
 _SILENCE_LIMIT_S = 600.0  # a long prefill over there sends nothing
+_SENT_HEADERS = (b"anthropic-version", b"anthropic-beta")
 _PASSED_HEADERS = ("content-type", "retry-after")
 
 
@@ -39,8 +40,7 @@ class PassThrough:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request of this scope."""
         exchange = Exchange.of(scope)
-        self._request_id = exchange.id
-        work = asyncio.create_task(self._carry(send))
+        work = asyncio.create_task(self._carry(scope, exchange, send))
         watch = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -53,11 +53,12 @@ class PassThrough:
                 task.cancel()
             await asyncio.wait((work, watch), timeout=_CONNECT_LIMIT_S)
 
-    async def _carry(self, send: Send) -> None:
+    async def _carry(self, scope: Scope, exchange: Exchange, send: Send) -> None:
         import httpx  # noqa: PLC0415 -- only a box with upstream models pays its memory
 
         opened = False
-        headers = {"content-type": "application/json", "x-request-id": self._request_id}
+        headers = {b"content-type": b"application/json", b"x-request-id": exchange.id.encode()}
+        headers |= {name: value for name, value in scope["headers"] if name in _SENT_HEADERS}
         try:
             async with _client(self._app).stream(
                 "POST", self._url, content=self._body, headers=headers
@@ -84,9 +85,8 @@ class PassThrough:
             )
             if not opened:
                 raise problem from error
-            await send(
-                {"type": "http.response.body", "body": api_error.sse(problem), "more_body": False}
-            )
+            last = api_error.shape_of(exchange.path).sse(problem, exchange.id)
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def _gone(receive: Receive) -> None:
