@@ -13,7 +13,7 @@ from litestar.enums import ScopeType
 
 from edged import errors
 from edged.api import error as api_error
-from edged.api import status, upstream
+from edged.api import status, tokens, upstream
 from edged.api.anthropic import messages
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
@@ -42,6 +42,10 @@ def create_app(box: Box) -> Litestar:
             completions.create,
             messages.create,
             messages.count_tokens,
+            tokens.tokenize,
+            tokens.detokenize,
+            tokens.apply_template,
+            tokens.input_tokens,
             models.index,
             models.show,
             status.health,

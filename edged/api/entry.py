@@ -30,13 +30,17 @@ class Entry(NamedTuple):
     plan: ModelPlan
 
     @classmethod
-    async def of(cls, request: Request[Any, Any, Any]) -> Self:
+    async def of(cls, request: Request[Any, Any, Any], *, sole: bool = False) -> Self:
         """Read the body and find the model; the log line then knows it.
+
+        `sole`: the body may leave out the name of a box's only model.
 
         Raises InvalidJson, InvalidRequest, BodyTooLarge, ModelNotFound and their like.
         """
         box, exchange = box_of(request), Exchange.of(request.scope)
         raw = await body.read_json(request, box.plan.config.server)
+        if sole and raw.get("model") is None and len(box.plan.models) == 1:
+            raw = raw | {"model": next(iter(box.plan.models))}
         plan = box.plan.resolve(body.convert(raw, Addressed).model)
         exchange.model = plan.model.name
         return cls(request, box, exchange, raw, plan)
@@ -46,11 +50,14 @@ class Entry(NamedTuple):
         """The configured name, whatever alias was asked for."""
         return self.plan.model.name
 
-    def upstream(self, path: str) -> PassThrough | None:
-        """Return who passes the request on to `path` of the model's upstream, if it has one."""
+    def upstream(self, path: str, *, root: bool = False) -> PassThrough | None:
+        """Return who passes the request on to `path` of the model's upstream, if it has one.
+
+        `root`: the path is not below the upstream's `/v1` but beside it.
+        """
         if self.plan.engine != "upstream":
             return None
-        return PassThrough(self.request.app, self.plan, path, self.raw)
+        return PassThrough(self.request.app, self.plan, path, self.raw, root=root)
 
 
 def differs(one: Any, other: Any) -> bool:

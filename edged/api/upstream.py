@@ -31,9 +31,12 @@ class PassThrough:
     Raises ServiceUnavailable when the upstream cannot be reached or says nothing.
     """
 
-    def __init__(self, app: Litestar, plan: ModelPlan, path: str, raw: dict[str, Any]) -> None:
+    def __init__(
+        self, app: Litestar, plan: ModelPlan, path: str, raw: dict[str, Any], *, root: bool = False
+    ) -> None:
+        base = f"{plan.model.upstream}".rstrip("/")
         self._app = app
-        self._url = f"{plan.model.upstream}".rstrip("/") + path
+        self._url = (base.removesuffix("/v1") if root else base) + path
         self._model = plan.model.name
         self._body = msgspec.json.encode({**raw, "model": plan.model.name})
 

@@ -111,7 +111,7 @@ def to_prompt(wire: Prompted) -> tuple[Messages, ToolChoice]:
     messages = to_messages(wire)
     prompt = Messages(
         messages=messages,
-        tools=tools,
+        tools=None if choice.mode == "none" else tools,
         template_kwargs=_thinking(wire) | (wire.chat_template_kwargs or {}),
         continue_last=messages[-1]["role"] == "assistant",
     )
