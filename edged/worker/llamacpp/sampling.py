@@ -1,8 +1,9 @@
 """From a row of logits to a token: llama.cpp's sampler chain in numpy, without its full copies.
 
-Order as in llama.cpp: bias, penalties, then (unless greedy) top_k, typical_p, top_p, min_p,
-temperature, draw. The repeat penalty looks at the last 64 tokens of prompt and answer, as
-llama.cpp does; presence and frequency look at the answer only, as OpenAI defines them.
+Order as in llama-server: bias, penalties, DRY, then (unless greedy) top_k, typical_p, top_p, min_p,
+XTC, temperature, draw. The repeat penalty looks at the last 64 tokens of prompt and answer, as
+llama.cpp does; presence and frequency look at the answer only, as OpenAI defines them. A grammar
+(`constrain.py`) has banned its tokens before.
 
 The row is llama.cpp's own buffer and is changed in place; nobody reads it afterwards. Whatever
 narrows the choice first finds a superset cheaply (block maxima, a probability floor), so that no
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.protocol import DEFAULTS, Sampling
+from edged.worker.llamacpp.dry import Dry
 
 Row = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -27,6 +29,7 @@ Ids = npt.NDArray[np.int64]
 _REPEAT_WINDOW = 64
 _BLOCK = 256
 _BUCKETS_A_NAT = 64
+_XTC_HIGHEST = 0.5  # threshold: above it no two tokens can be
 _SMALLEST = 1e-6  # of what divides logits: anything less leaves the range of float32
 
 
@@ -43,9 +46,14 @@ class Sampler:
         *,
         prompt: list[int],
         ends: Iterable[int] = (),
+        stops: Iterable[int] = (),
         suppressed: Iterable[int] = (),
+        dry: Dry | None = None,
     ) -> None:
-        """Take `ends`, the tokens banned by ignore_eos, and `suppressed`, those never wanted."""
+        """Take `ends`, the tokens banned by ignore_eos, and `suppressed`, those never wanted.
+
+        `stops`: with `ends`, what ends the answer and is banned during its `min_tokens`.
+        """
         said = sampling.over(DEFAULTS)
         self._temperature = max(said.temperature, _SMALLEST) if said.temperature else 0.0
         self._top_p = 1.0 if said.top_p is None else said.top_p
@@ -58,6 +66,12 @@ class Sampler:
         self._random = random.Random(said.seed)  # noqa: S311 - dice, not secrets
         banned = {*suppressed, *(ends if said.ignore_eos else ())}
         bias = dict(said.logit_bias or {}) | dict.fromkeys(banned, -np.inf)
+        self._n_unfinished = said.min_tokens or 0  # tokens for which the answer must go on
+        self._ends = np.fromiter({*ends, *stops}, np.int64) if self._n_unfinished else None
+        self._dry = dry
+        self._xtc_probability = said.xtc_probability or 0.0
+        self._xtc_threshold = said.xtc_threshold or 0.0
+        self._xtc = self._xtc_probability > 0.0 and self._xtc_threshold <= _XTC_HIGHEST
         self._bias_ids = np.fromiter(bias.keys(), np.int64, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
         self._recent: deque[int] = deque(prompt[-_REPEAT_WINDOW:], maxlen=_REPEAT_WINDOW)
@@ -66,7 +80,7 @@ class Sampler:
     @property
     def greedy(self) -> bool:
         """The likeliest token always."""
-        return self._temperature <= 0.0 or self._top_k == 1
+        return self._top_k == 1 or (self._temperature <= 0.0 and not self._xtc)
 
     def sample(self, row: Row) -> int:
         """Choose the next token; changes `row`. Raises NoChoiceError."""
@@ -74,11 +88,21 @@ class Sampler:
         if not math.isfinite(row.max()):
             raise NoChoiceError
         token = int(row.argmax()) if self.greedy else self._draw(row)
+        self.take(token)
+        return token
+
+    def take(self, token: int) -> None:
+        """Remember the token that the answer goes on with, chosen here or not."""
         if self._repeat != 1.0:
             self._recent.append(token)
         if self._presence or self._frequency:
             self._answer[token] += 1
-        return token
+        if self._ends is not None:
+            self._n_unfinished -= 1
+            if self._n_unfinished <= 0:
+                self._ends = None
+        if self._dry is not None:
+            self._dry.take(token)
 
     def _adjust(self, row: Row) -> None:
         if len(self._bias):
@@ -92,9 +116,16 @@ class Sampler:
             ids = np.fromiter(self._answer.keys(), np.int64, n)
             counts = np.fromiter(self._answer.values(), np.float32, n)
             row[ids] -= counts * np.float32(self._frequency) + np.float32(self._presence)
+        if self._ends is not None:
+            row[self._ends] = -np.inf
+        if self._dry is not None:
+            self._dry.adjust(row)
 
     def _draw(self, row: Row) -> int:
         ids, logits = self._narrow(row)
+        if self._temperature <= 0.0:
+            at = int(logits.argmax())
+            return at if ids is None else int(ids[at])
         weights = np.exp((logits - logits.max()) / np.float32(self._temperature))
         at = _pick(weights, self._random.random())
         return at if ids is None else int(ids[at])
@@ -115,6 +146,8 @@ class Sampler:
         if self._min_p is not None:
             floor = logits.max() + np.float32(self._min_p)
             ids, logits = _take(ids, logits, np.flatnonzero(logits >= floor))
+        if self._xtc and len(logits) > 1 and self._random.random() <= self._xtc_probability:
+            ids, logits = _take(ids, logits, _without_top(logits, self._xtc_threshold))
         return ids, logits
 
 
@@ -177,6 +210,19 @@ def _typical(logits: Row, typical_p: float) -> Ids:
     # Surprise is `below` plus a constant, which falls out of the distance to its own mean.
     expected = np.float32((weights * below).sum(dtype=np.float64) / total)
     return candidates[_first(np.abs(below - expected), weights, typical_p * total)]
+
+
+def _without_top(logits: Row, threshold: float) -> Ids:
+    """Return all but the likeliest ones, as long as one above `threshold` is left (XTC)."""
+    weights = np.exp(logits - logits.max())
+    chances = weights / np.float32(weights.sum(dtype=np.float64))
+    above = np.flatnonzero((chances >= threshold) & (chances > 0))  # never down to a banned one
+    if len(above) < 2:  # noqa: PLR2004 - the last of them stays
+        return np.arange(len(logits))
+    above = above[np.argsort(-chances[above], kind="stable")]
+    kept = np.ones(len(logits), np.bool_)
+    kept[above[:-1]] = False
+    return np.flatnonzero(kept)
 
 
 def _first(distance: Row, weights: Row, wanted: float) -> Ids:
