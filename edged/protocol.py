@@ -117,14 +117,30 @@ DEFAULTS = Sampling(
 )
 
 
+class Media(Struct, frozen=True, omit_defaults=True):
+    """An image or a sound, decoded by the daemon: the worker parses nothing that a client sent."""
+
+    kind: Literal["image", "audio"]
+    data: bytes  # image: rows of RGB, a byte each; audio: PCM, little-endian, channels interleaved
+    width: int = 0  # of an image, in pixels
+    height: int = 0
+    rate: int = 0  # of a sound, in Hz
+    channels: int = 0
+    sample_bytes: int = 0  # 1: unsigned; 2, 3, 4: signed
+
+
 class Messages(Struct, frozen=True, tag="messages"):
-    """A conversation for the model's own chat template. Messages are plain OpenAI dicts."""
+    """A conversation for the model's own chat template. Messages are plain OpenAI dicts.
+
+    Parts `{"type": "image"}` and `{"type": "audio"}` of their content stand for `media`, in order.
+    """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None  # as chat completions have them: type and function
     documents: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = {}
     continue_last: bool = False  # the last message is the assistant's, and is gone on with
+    media: list[Media] = []
 
 
 class Text(Struct, frozen=True, tag="text"):
