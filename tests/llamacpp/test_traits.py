@@ -82,7 +82,7 @@ async def test_streams_of_every_trait_end_and_can_be_preempted(trait: Trait) -> 
         assert engine.stats().preemptions > 0
 
 
-@pytest.mark.parametrize("trait", ["embedding", "rerank"])
+@pytest.mark.parametrize("trait", ["embedding", "embedding-last", "rerank"])
 def test_model_that_cannot_write_is_a_bad_model(trait: Trait) -> None:
     with pytest.raises(BadModelError, match="cannot write"):
         open_runner(model(trait))

@@ -3,7 +3,7 @@
 Each function returns the path of a file that is built on first use and kept in a cache folder
 (``EDGED_TEST_CACHE``, else ``$XDG_CACHE_HOME/edged-tests``, else ``~/.cache/edged-tests``):
 
-* ``tiny(trait)`` a random model of 1-2 MB for one architecture trait;
+* ``tiny(trait)`` a random model of 2-3 MB for one architecture trait;
 * ``broken(kind)`` a file that an engine must refuse with a clear error;
 * ``bench_model()`` random weights in the shape of Qwen2.5-0.5B, quantised to Q4_K_M;
 * ``llama_cpp_source()`` the unpacked source of the installed llama-cpp-python.

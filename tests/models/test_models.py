@@ -6,10 +6,10 @@ import pytest
 
 from tests.models import KINDS, TRAITS, UnavailableError, broken, tiny
 from tests.models.broken import Kind
-from tests.models.tiny import Trait
+from tests.models.tiny import WRITING, Trait
 
 llama_cpp = pytest.importorskip("llama_cpp")
-GENERATING = tuple(trait for trait in TRAITS if trait not in ("embedding", "rerank"))
+READING = tuple(trait for trait in TRAITS if trait not in WRITING)
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _available() -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("trait", GENERATING)
+@pytest.mark.parametrize("trait", WRITING)
 def test_tiny_model_generates_varied_text(trait: Trait) -> None:
     model = llama_cpp.Llama(str(tiny(trait)), n_ctx=256, verbose=False)
     tokens = []
@@ -33,8 +33,8 @@ def test_tiny_model_generates_varied_text(trait: Trait) -> None:
     assert model.token_eos() not in tokens
 
 
-@pytest.mark.parametrize("trait", ["embedding", "rerank"])
-def test_tiny_encoder_embeds(trait: Trait) -> None:
+@pytest.mark.parametrize("trait", READING)
+def test_tiny_model_without_text_embeds(trait: Trait) -> None:
     model = llama_cpp.Llama(str(tiny(trait)), n_ctx=256, embedding=True, verbose=False)
     one, other = (model.embed(text) for text in ("A cat sat here.", "Prices rose again."))
     model.close()

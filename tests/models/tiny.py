@@ -9,12 +9,27 @@ from tests.models import vocabulary
 from tests.models.cache import build_once
 from tests.models.weights import Setting, Tensor, bias, embedding, matrix, norm, write_gguf
 
-Trait = Literal["plain", "qwen2", "swa", "moe", "recurrent", "hybrid", "embedding", "rerank"]
+Trait = Literal[
+    "plain",
+    "qwen2",
+    "swa",
+    "moe",
+    "recurrent",
+    "hybrid",
+    "embedding",
+    "embedding-cls",
+    "embedding-last",
+    "rerank",
+    "rerank-last",
+]
 """plain: llama; qwen2: with biases; swa: gemma3, every second layer sees ``WINDOW`` tokens;
-moe: qwen3moe; recurrent: mamba; hybrid: lfm2, two layers of each kind; embedding, rerank: bert."""
+moe: qwen3moe; recurrent: mamba; hybrid: lfm2, two layers of each kind; embedding (mean),
+embedding-cls, rerank: bert on WordPiece; embedding-last, rerank-last: qwen3, as Qwen3-Embedding
+and Qwen3-Reranker."""
 TRAITS: tuple[Trait, ...] = get_args(Trait)
+WRITING: tuple[Trait, ...] = tuple(t for t in TRAITS if not t.startswith(("embedding", "rerank")))
 
-VERSION = 1
+VERSION = 2
 N_LAYERS = 4
 N_EMBD = 64
 N_HEADS = 2
@@ -37,21 +52,38 @@ ARCH: dict[Trait, str] = {
     "recurrent": "mamba",
     "hybrid": "lfm2",
     "embedding": "bert",
+    "embedding-cls": "bert",
+    "embedding-last": "qwen3",
     "rerank": "bert",
+    "rerank-last": "qwen3",
 }
+
+RERANK_TEMPLATE = (
+    "<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\n<Query>: {query}\n"
+    "<Document>: {document}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+Words = vocabulary.Vocabulary | vocabulary.WordPiece
 
 
 def tiny(trait: Trait) -> Path:
-    """Return a GGUF file of 1-2 MB with random float32 weights and a small real vocabulary."""
-    words = vocabulary.small()
+    """Return a GGUF file of 2-3 MB with random float32 weights and a small real vocabulary."""
+    words = _words(trait)
     return build_once(
         f"tiny-{trait}.v{VERSION}-{words.digest()}.gguf", lambda path: write_tiny(path, trait)
     )
 
 
-def write_tiny(path: Path, trait: Trait, n_extra_rows: int = 0) -> None:
-    """Write the model to ``path``; ``n_extra_rows`` spoils it with embeddings of no token."""
-    words = vocabulary.small()
+def _words(trait: Trait) -> Words:
+    return vocabulary.wordpiece() if ARCH[trait] == "bert" else vocabulary.small()
+
+
+def write_tiny(path: Path, trait: Trait, n_extra_rows: int = 0, words: Words | None = None) -> None:
+    """Write the model to ``path``; ``n_extra_rows`` spoils it with embeddings of no token.
+
+    ``words`` stands instead of the small vocabulary, with a chat template of its own for example.
+    """
+    words = words or _words(trait)
     arch = ARCH[trait]
     tensors = list(_tensors(trait, words))
     if n_extra_rows:
@@ -100,7 +132,15 @@ def _settings(trait: Trait) -> dict[str, Setting]:
             "shortconv.l_cache": 3,
         },
         "embedding": _bert_settings("mean"),
+        "embedding-cls": _bert_settings("cls"),
+        "embedding-last": attention | {"pooling_type": 3, "tokenizer.ggml.add_eos_token": True},
         "rerank": _bert_settings("rank"),
+        "rerank-last": attention
+        | {
+            "pooling_type": 4,
+            "classifier.output_labels": ["yes", "no"],
+            "tokenizer.chat_template.rerank": RERANK_TEMPLATE,
+        },
     }
     return {
         "block_count": N_LAYERS,
@@ -111,23 +151,25 @@ def _settings(trait: Trait) -> dict[str, Setting]:
     } | own[trait]
 
 
-def _bert_settings(pooling: Literal["mean", "rank"]) -> dict[str, Setting]:
+def _bert_settings(pooling: Literal["mean", "cls", "rank"]) -> dict[str, Setting]:
     return {
         "context_length": 512,
         "attention.head_count": N_HEADS,
         "attention.layer_norm_epsilon": 1e-6,
         "attention.causal": False,
-        "pooling_type": {"mean": 1, "rank": 4}[pooling],
+        "pooling_type": {"mean": 1, "cls": 2, "rank": 4}[pooling],
         "tokenizer.ggml.token_type_count": 2,
     }
 
 
-def _tensors(trait: Trait, words: vocabulary.Vocabulary) -> Iterator[Tensor]:
+def _tensors(trait: Trait, words: Words) -> Iterator[Tensor]:
     yield embedding(words, N_EMBD)
     if ARCH[trait] == "bert":
         yield from _bert(rerank=trait == "rerank")
         return
     yield norm("token_embd_norm" if trait == "hybrid" else "output_norm", N_EMBD, 16.0)
+    if trait == "rerank-last":
+        yield matrix("cls.output", 2, N_EMBD, gain=0.1)
     for layer in range(N_LAYERS):
         at = f"blk.{layer}"
         yield norm(f"{at}.attn_norm", N_EMBD)
@@ -153,7 +195,7 @@ def _attention(at: str, trait: Trait) -> Iterator[Tensor]:
         yield matrix(f"{at}.attn_{name}", size, N_EMBD, gain)
         if trait == "qwen2":
             yield bias(f"{at}.attn_{name}", size)
-        if trait in ("swa", "moe", "hybrid") and name != "v":
+        if (trait in ("swa", "moe", "hybrid") or ARCH[trait] == "qwen3") and name != "v":
             yield norm(f"{at}.attn_{name}_norm", N_HEAD, SHARPNESS)
     yield matrix(f"{at}.attn_output", N_EMBD, N_EMBD, gain=2.0)
 

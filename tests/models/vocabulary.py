@@ -1,4 +1,4 @@
-"""Byte-level BPE vocabularies of real models: read from GGUF, cut, written into other GGUFs."""
+"""Vocabularies of real models, byte-level BPE or WordPiece: read from GGUF, cut, written again."""
 
 import dataclasses
 import functools
@@ -14,6 +14,7 @@ from tests.models.source import llama_cpp_vocabulary
 ROOT = Path(__file__).resolve().parents[2]
 EDGE_GUIDE = ROOT / "edged/store/builtin/edge-guide.gguf"
 CUT_SIZE = 2048
+WORDPIECE_SIZE = 6144
 
 CHATML = (
     "{% for message in messages %}"
@@ -70,6 +71,44 @@ class Vocabulary:
         writer.add_pad_token_id(self.tokens.index(self.pad))
         writer.add_add_bos_token(False)
         writer.add_chat_template(self.chat_template)
+
+
+@dataclasses.dataclass(frozen=True)
+class WordPiece:
+    """The vocabulary of a BERT; its special tokens have BERT's own numbers."""
+
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+
+    def digest(self) -> str:
+        """Return eight hex digits that name the content."""
+        return hashlib.sha256("\0".join(self.tokens).encode()).hexdigest()[:8]
+
+    def sayable(self) -> np.ndarray:
+        """Return one bool per token: an ordinary one."""
+        return np.array([kind == TokenType.NORMAL for kind in self.types])
+
+    def write(self, writer: GGUFWriter) -> None:
+        """Add the tokenizer's keys to ``writer``."""
+        writer.add_tokenizer_model("bert")
+        writer.add_tokenizer_pre("bert-bge")
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        writer.add_pad_token_id(self.tokens.index("[PAD]"))
+        writer.add_unk_token_id(self.tokens.index("[UNK]"))
+        writer.add_uint32("tokenizer.ggml.cls_token_id", self.tokens.index("[CLS]"))
+        writer.add_sep_token_id(self.tokens.index("[SEP]"))
+        writer.add_mask_token_id(self.tokens.index("[MASK]"))
+
+
+@functools.cache
+def wordpiece() -> WordPiece:
+    """Return the commonest words and all single characters of bge's (BERT's) vocabulary."""
+    fields = GGUFReader(llama_cpp_vocabulary("bert-bge")).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    cut = slice(WORDPIECE_SIZE)
+    return WordPiece(tuple(tokens[cut]), tuple(int(kind) for kind in types[cut]))
 
 
 @functools.cache

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from tests.models.vocabulary import Vocabulary
+from tests.models.vocabulary import Vocabulary, WordPiece
 
 UNSAID = 0.1
 
-Setting = str | bool | int | float | list[int] | list[bool]
+Setting = str | bool | int | float | list[int] | list[bool] | list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def bias(name: str, size: int, std: float = 0.1) -> Tensor:
     return Tensor(f"{name}.bias", (size,), std=std)
 
 
-def embedding(vocabulary: Vocabulary, size: int, std: float = 0.02) -> Tensor:
+def embedding(vocabulary: Vocabulary | WordPiece, size: int, std: float = 0.02) -> Tensor:
     """Return the token embeddings, which serve as the output matrix too."""
     rows = np.where(vocabulary.sayable(), 1.0, UNSAID).astype(np.float32)
     return Tensor("token_embd.weight", (len(rows), size), std=std, rows=rows)
@@ -74,7 +74,7 @@ def write_gguf(
     arch: str,
     name: str,
     settings: Mapping[str, Setting],
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | WordPiece,
     tensors: Iterable[Tensor],
     matrix_type: type[np.floating] = np.float32,
     seed: int = 1,
