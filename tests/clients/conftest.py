@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -43,12 +44,18 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start `edged serve`, wait until it is ready, give its URL; SIGTERM must end it with 0."""
+    """Give the URL of a daemon that serves edge-guide."""
+    with served(tmp_path_factory.mktemp("daemon"), MODELS_TOML) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def served(folder: Path, models_toml: str) -> Iterator[str]:
+    """Run `edged serve` until it is ready, give its URL; SIGTERM must end it with 0."""
     pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed")
-    folder = tmp_path_factory.mktemp("daemon")
     port = free_port()
     config = folder / "models.toml"
-    config.write_text(MODELS_TOML.format(port=port, context=CONTEXT))
+    config.write_text(models_toml.format(port=port, context=CONTEXT))
     log = folder / "log"
     environment = os.environ | {
         "XDG_STATE_HOME": str(folder),
