@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 from typing import Any, TypeVar
 
+import msgspec
 from litestar import Request
+from litestar.types import Receive, Scope, Send
 
 from edged import errors
 from edged.api.box import box_of
+from edged.api.events import send_json
 from edged.api.exchange import Exchange
 from edged.protocol import Call, Failed
 
@@ -52,3 +55,14 @@ async def _first(request: Request[Any, Any, Any], model: str, wanted: Call) -> A
 async def _left(request: Request[Any, Any, Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class Json:
+    """ASGI application that sends `value`, for routes that may also pass a request through."""
+
+    def __init__(self, value: Any) -> None:
+        self._body = msgspec.json.encode(value)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Answer the request of this scope."""
+        await send_json(send, self._body)

@@ -10,7 +10,7 @@ from litestar.types import ASGIApp
 from msgspec import Meta
 
 from edged.api import body
-from edged.api.call import call
+from edged.api.call import Json, call
 from edged.api.entry import Addressed, Entry
 from edged.api.openai import chat
 from edged.api.openai.parameters import check_names
@@ -26,8 +26,6 @@ from edged.protocol import (
 )
 
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-
-Answer = ASGIApp | dict[str, Any]
 
 
 class TokenizeRequest(Addressed, kw_only=True):
@@ -46,7 +44,7 @@ class DetokenizeRequest(Addressed, kw_only=True):
 
 
 @post(["/tokenize", "/v1/tokenize"], status_code=200)
-async def tokenize(request: Request[Any, Any, Any]) -> Answer:
+async def tokenize(request: Request[Any, Any, Any]) -> ASGIApp:
     """Return the tokens of a text, with their spelling if wanted."""
     entry = await Entry.of(request, sole=True)
     if (upstream := entry.upstream("/tokenize", root=True)) is not None:
@@ -60,9 +58,9 @@ async def tokenize(request: Request[Any, Any, Any]) -> Answer:
     )
     found = await call(request, entry.model, wanted, Tokenized)
     if not wire.with_pieces:
-        return {"tokens": found.tokens}
+        return Json({"tokens": found.tokens})
     pairs = zip(found.tokens, found.pieces, strict=True)
-    return {"tokens": [{"id": token, "piece": _spelt(piece)} for token, piece in pairs]}
+    return Json({"tokens": [{"id": token, "piece": _spelt(piece)} for token, piece in pairs]})
 
 
 def _spelt(piece: bytes) -> str | list[int]:
@@ -74,7 +72,7 @@ def _spelt(piece: bytes) -> str | list[int]:
 
 
 @post(["/detokenize", "/v1/detokenize"], status_code=200)
-async def detokenize(request: Request[Any, Any, Any]) -> Answer:
+async def detokenize(request: Request[Any, Any, Any]) -> ASGIApp:
     """Return the text of tokens."""
     entry = await Entry.of(request, sole=True)
     if (upstream := entry.upstream("/detokenize", root=True)) is not None:
@@ -82,11 +80,11 @@ async def detokenize(request: Request[Any, Any, Any]) -> Answer:
     entry.exchange.ignored_fields = check_names(entry.raw, DetokenizeRequest)
     wire = body.convert(entry.raw, DetokenizeRequest)
     found = await call(request, entry.model, Detokenize(wire.tokens), Detokenized)
-    return {"content": found.text}
+    return Json({"content": found.text})
 
 
 @post(["/apply-template", "/v1/apply-template"], status_code=200)
-async def apply_template(request: Request[Any, Any, Any]) -> Answer:
+async def apply_template(request: Request[Any, Any, Any]) -> ASGIApp:
     """Return the prompt that a chat request becomes; `add_generation_prompt` may be false."""
     entry = await Entry.of(request, sole=True)
     if (upstream := entry.upstream("/apply-template", root=True)) is not None:
@@ -100,17 +98,17 @@ async def apply_template(request: Request[Any, Any, Any]) -> Answer:
         kwargs = prompt.template_kwargs | {"add_generation_prompt": False}
         prompt = msgspec.structs.replace(prompt, template_kwargs=kwargs)
     found = await call(request, entry.model, Render(prompt), Rendered)
-    return {"prompt": found.text}
+    return Json({"prompt": found.text})
 
 
 @post("/v1/chat/completions/input_tokens", status_code=200)
-async def input_tokens(request: Request[Any, Any, Any]) -> Answer:
+async def input_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
     """Count the prompt tokens that the same request to `/v1/chat/completions` would have."""
     entry = await Entry.of(request)
     if (upstream := entry.upstream("/chat/completions/input_tokens")) is not None:
         return upstream
     found = await call(request, entry.model, Render(_shown(chat.read(entry))), Rendered)
-    return {"object": "response.input_tokens", "input_tokens": found.n_tokens}
+    return Json({"object": "response.input_tokens", "input_tokens": found.n_tokens})
 
 
 def _shown(wire: ChatRequest) -> Messages:

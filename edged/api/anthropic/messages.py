@@ -25,7 +25,7 @@ from edged.api.anthropic.schema import (
     Prompted,
 )
 from edged.api.anthropic.tools import to_choice, to_tools
-from edged.api.call import call
+from edged.api.call import Json, call
 from edged.api.entry import Entry, differs
 from edged.api.events import Answer
 from edged.api.openai.chat import BUDGETS
@@ -63,7 +63,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
 
 
 @post("/v1/messages/count_tokens", status_code=200)
-async def count_tokens(request: Request[Any, Any, Any]) -> ASGIApp | dict[str, int]:
+async def count_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
     """Count the tokens that the same request to `/v1/messages` would have."""
     entry = await Entry.of(request)
     if (upstream := entry.upstream("/messages/count_tokens")) is not None:
@@ -71,7 +71,7 @@ async def count_tokens(request: Request[Any, Any, Any]) -> ASGIApp | dict[str, i
     entry.exchange.ignored_fields = check_names(entry.raw, MessagesRequest, REFUSED)
     prompt, _ = to_prompt(body.convert(entry.raw, Prompted))
     rendered = await call(request, entry.model, Render(prompt), Rendered)
-    return {"input_tokens": rendered.n_tokens}
+    return Json({"input_tokens": rendered.n_tokens})
 
 
 def to_generate(wire: MessagesRequest) -> Generate:
