@@ -106,6 +106,26 @@ class ModelNotFound(InvalidRequest):
     code = "model_not_found"
 
 
+class ResponseNotFound(InvalidRequest):
+    """No stored response of this client has this id."""
+
+    status = 404
+    code = "response_not_found"
+
+
+class ItemNotFound(InvalidRequest):
+    """No stored item of this client has this id."""
+
+    status = 404
+    code = "item_not_found"
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """The conversation to go on with is not stored, or not all of it any more."""
+
+    code = "previous_response_not_found"  # 400, as OpenAI answers
+
+
 class ClientTooSlow(InvalidRequest):
     """The body did not arrive in time."""
 

@@ -24,11 +24,14 @@ MAY_IMPORT = {
     "edged.hardware": GROUND | {"edged.config"},
     "edged.status": {"edged.protocol", "edged.hardware"},
     "edged.store": FACTS,
+    "edged.store.folders": set(),
+    "edged.store.responses": GROUND,
     "edged.plan": FACTS | {"edged.store"},
     "edged.supervisor": FACTS | {"edged.plan"},
     "edged.metrics": FACTS,
-    "edged.api": FACTS | {"edged.plan", "edged.metrics"},
-    "edged.daemon": FACTS | {"edged.plan", "edged.supervisor", "edged.metrics", "edged.api"},
+    "edged.api": FACTS | {"edged.plan", "edged.metrics", "edged.store.responses"},
+    "edged.daemon": FACTS
+    | {"edged.plan", "edged.store", "edged.supervisor", "edged.metrics", "edged.api"},
     "edged.cli": FACTS | {"edged.plan", "edged.api", "edged.daemon"},
     "edged.__main__": {"edged.cli"},
     # pure decisions inside rooms that have effects

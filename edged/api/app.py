@@ -18,6 +18,7 @@ from edged.api.anthropic import messages
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
 from edged.api.openai import chat, completions, models
+from edged.api.openai.responses import background, routes
 
 if TYPE_CHECKING:
     from litestar.types import (
@@ -46,6 +47,12 @@ def create_app(box: Box) -> Litestar:
             tokens.detokenize,
             tokens.apply_template,
             tokens.input_tokens,
+            routes.create,
+            routes.input_tokens,
+            routes.show,
+            routes.remove,
+            routes.cancel,
+            routes.input_items,
             models.index,
             models.show,
             status.health,
@@ -58,7 +65,7 @@ def create_app(box: Box) -> Litestar:
         logging_config=None,
         request_max_body_size=None,  # api/body.py has the limit of models.toml
         state=State({"box": box}),
-        on_shutdown=[upstream.close],
+        on_shutdown=[background.close, upstream.close],
     )
 
 

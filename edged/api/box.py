@@ -15,6 +15,7 @@ from edged.metrics import Metrics
 from edged.plan import Plan
 from edged.protocol import Event
 from edged.status import Status
+from edged.store.responses import Responses
 
 
 class Box(Protocol):
@@ -28,6 +29,11 @@ class Box(Protocol):
     @property
     def metrics(self) -> Metrics:
         """Counters that live as long as the daemon."""
+        ...
+
+    @property
+    def responses(self) -> Responses:
+        """The stored responses; opened with the first use."""
         ...
 
     def generate(self, name: str, request: protocol.Request) -> AsyncGenerator[Event, None]:

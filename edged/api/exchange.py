@@ -29,6 +29,7 @@ class Exchange:
     method: str
     path: str
     client: str
+    owner: str = ""  # whose stored responses it may see: the name of its key
     started_s: float = dataclasses.field(default_factory=time.perf_counter)
     status: int = 0
     error: str | None = None

@@ -12,12 +12,14 @@ from edged.config.values import (
     boolean,
     choice,
     duration_or_never,
+    duration_or_zero,
     later,
     listen,
     many,
     network,
     number,
     size,
+    size_or_zero,
     source,
     text,
     upstream,
@@ -78,6 +80,8 @@ SERVER: Keys = {
     "auth": _auth,
     "allow": many(network, "networks"),
     "max_body": size(1 << 10, 1 << 30),
+    "responses_keep": duration_or_zero,
+    "responses_max": size_or_zero(1 << 20, 1 << 40),
     "tls": {"mode": _tls_mode},
 }
 HARDWARE: Keys = {"reserve_memory": size(0, 1 << 50), "gpus": _gpus}
@@ -132,6 +136,8 @@ FIELDS = {
     "idle_unload": "idle_unload_s",
     "max_body": "max_body_bytes",
     "reserve_memory": "reserve_memory_bytes",
+    "responses_keep": "responses_keep_s",
+    "responses_max": "responses_max_bytes",
 }
 
 

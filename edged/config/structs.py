@@ -47,6 +47,8 @@ class Server(Struct, frozen=True):
         "fe80::/10",
     )
     max_body_bytes: int = 32 << 20
+    responses_keep_s: float = 30 * 86400.0  # 0: nothing is kept
+    responses_max_bytes: int = 256 << 20  # 0: the same
     tls: Tls = Tls()
 
 

@@ -160,6 +160,20 @@ def duration_or_never(value: Any) -> float | None:
     return seconds
 
 
+def duration_or_zero(value: Any) -> float:
+    """Read a duration, or `0` → 0."""
+    seconds = 0.0 if value == "0" else _seconds(value)
+    if seconds is None:
+        raise BadValueError(_must_be(f'{_DURATION_FORM}, or "0"', value))
+    return seconds
+
+
+def size_or_zero(low: int, high: int) -> Reader:
+    """Return a reader of a size from low to high, or `0` → 0."""
+    read = size(low, high)
+    return lambda value: 0 if value == "0" else read(value)
+
+
 def _seconds(value: Any) -> float | None:
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0

@@ -32,6 +32,9 @@ from edged.metrics import Metrics
 from edged.plan import Plan
 from edged.protocol import Event, Generate, Request
 from edged.status import ConfigStatus, Status
+from edged.store import folders
+from edged.store.responses import Limits as Kept
+from edged.store.responses import Responses
 from edged.supervisor import Supervisor
 from edged.supervisor.lifecycle import Limits
 from edged.supervisor.worker_process import WORKER_ARGV, rss_bytes
@@ -44,6 +47,7 @@ EXIT_CONFIG = 78  # EX_CONFIG: systemd is told not to try again
 _MOST_FILES = 65_536
 _FINISH_S = 20.0  # open streams may finish after SIGTERM
 _READ_S = 60.0  # the configuration, the heads of model files and the hardware
+_TIDY_S = 3600.0
 _STATUS_S = 2.0  # systemd's STATUS line follows within
 
 
@@ -97,6 +101,7 @@ class Daemon:
     def __init__(self, path: Path, first: Plan, supervisor: Supervisor, *, finish_s: float) -> None:
         self.plan = first  # written by `_follow` from now on, with the three below
         self.metrics = Metrics()
+        self.responses = Responses(folders.state() / "responses.db", self._kept)
         self._generation = 1
         self._applied_at = time.time()
         self._problem: str | None = None
@@ -125,6 +130,10 @@ class Daemon:
             sampling = request.sampling.over(model.sampling)
             request = msgspec.structs.replace(request, sampling=sampling)
         return self._supervisor.generate(model.name, request)
+
+    def _kept(self) -> Kept:
+        server = self.plan.config.server
+        return Kept(server.responses_keep_s, server.responses_max_bytes)
 
     def status(self) -> Status:
         """Return what `/status` shows."""
@@ -165,6 +174,7 @@ class Daemon:
         self._spawn(self._announce(), "announce")
         self._spawn(self._watch(), "watch")
         self._spawn(self._follow(), "follow")
+        self._spawn(self._tidy(), "tidy")
         if self._notifier.enabled:
             self._spawn(self._keep_informed(), "keep systemd informed")
         log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))
@@ -211,6 +221,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.responses.close()
         log.info("daemon.stopped")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -226,6 +237,12 @@ class Daemon:
             log.critical("daemon.fault", part=task.get_name(), exc_info=error)
             self._exit_code = EXIT_FAILED
             self._stop.set()
+
+    async def _tidy(self) -> None:
+        """Let stored responses go when they are too old, also while nobody asks for any."""
+        while True:
+            await self.responses.tidy()
+            await asyncio.sleep(_TIDY_S)
 
     # ── systemd ──
 

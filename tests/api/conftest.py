@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,6 +35,7 @@ from edged.protocol import (
     Usage,
 )
 from edged.status import ConfigStatus, ModelStatus, Status
+from edged.store.responses import Limits, Responses
 
 LIMIT_S = 60.0
 
@@ -86,13 +88,18 @@ def plan_of(*models: Model, server: Server | None = None) -> Plan:
 class PlayedBox:
     """A box whose models play scripts of real events; it remembers what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Path = Path("/nowhere")) -> None:
         gguf = Source("file", "/nowhere.gguf")
         self.plan = plan_of(
             Model("guide", gguf, aliases=("gpt-4o-mini",), sampling=Sampling(temperature=0.25)),
             Model("Qwen/Qwen3-8B", gguf, aliases=("other/alias",)),
         )
         self.metrics = Metrics()
+        self.kept = Limits(keep_s=30 * 86400.0, max_bytes=256 << 20)
+        self.now_s = 1_800_000_000.0
+        self.responses = Responses(
+            state / "edged" / "responses.db", lambda: self.kept, clock=lambda: self.now_s
+        )
         self.scripts: dict[str, Script] = {"guide": hello, "Qwen/Qwen3-8B": hello}
         self.asked: list[tuple[str, Generate]] = []
         self.open = 0
@@ -184,14 +191,15 @@ async def served(app: Any) -> AsyncIterator[int]:
 
 
 @pytest.fixture
-def box() -> PlayedBox:
-    return PlayedBox()
+def box(tmp_path: Path) -> PlayedBox:
+    return PlayedBox(tmp_path)
 
 
 @pytest.fixture
 async def port(box: PlayedBox) -> AsyncIterator[int]:
     async with served(create_app(box)) as port:
         yield port
+    await box.responses.close()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: items → Generate, events → response objects, and the state between."""
