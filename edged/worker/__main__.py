@@ -249,6 +249,10 @@ def make_engine(launch: Launch) -> Engine:
     if launch.engine != "llamacpp":
         raise EngineMissingError(f"this edged has no engine {launch.engine!r}")
     # Imported here: numpy and its friends are of no use to a worker of another engine.
+    if launch.kind != "chat":
+        from edged.worker.llamacpp.embedding import EmbeddingEngine  # noqa: PLC0415
+
+        return EmbeddingEngine()
     from edged.worker.llamacpp.engine import LlamaCppEngine  # noqa: PLC0415
 
     return LlamaCppEngine()

@@ -125,6 +125,13 @@ def load_model(
     return callback, model
 
 
+def metadata(lib: Any, model: Any, key: str) -> str | None:
+    """Return a metadata value of the file as text."""
+    out = ctypes.create_string_buffer(1024)
+    n = lib.llama_model_meta_val_str(model, key.encode(), out, len(out))
+    return out.value.decode("utf-8", "replace") if n >= 0 else None
+
+
 class Interrupt:
     """Makes a running decode return at its next node. `set` may be called from any thread."""
 

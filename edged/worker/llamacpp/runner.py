@@ -33,6 +33,9 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
+# The names that Hugging Face gives to a model's templates, where it has several.
+_CHAT_TEMPLATES = {"default": None, "tool_use": b"tool_use", "rag": b"rag"}
+
 
 class Decoded(enum.Enum):
     """What became of a batch. Except for DONE, none of its tokens may be counted as computed."""
@@ -53,7 +56,7 @@ class Facts(Struct, frozen=True):
     n_vocab: int
     n_ctx_train: int
     n_params: int
-    chat_template: str | None
+    chat_templates: dict[str, str]  # "default" and those with a name; empty: none
     cuttable: bool  # a sequence may be cut or shared at any position
     build: str
 
@@ -133,22 +136,24 @@ class Runner:
 
     def _read_facts(self, cuttable: bool) -> Facts:
         lib, model = self._lib, self._model
-        template = lib.llama_model_chat_template(model, None)
+        found = {
+            name: text.decode("utf-8", "replace")
+            for name, key in _CHAT_TEMPLATES.items()
+            if (text := lib.llama_model_chat_template(model, key))
+        }
         return Facts(
             architecture=self.metadata("general.architecture") or "unknown",
             n_vocab=self.vocab.n_tokens,
             n_ctx_train=lib.llama_model_n_ctx_train(model),
             n_params=lib.llama_model_n_params(model),
-            chat_template=template.decode("utf-8", "replace") if template else None,
+            chat_templates=found,
             cuttable=cuttable,
             build=f"llama.cpp-{importlib.metadata.version('llama-cpp-python')}",
         )
 
     def metadata(self, key: str) -> str | None:
         """Return a metadata value of the file as text."""
-        out = ctypes.create_string_buffer(1024)
-        n = self._lib.llama_model_meta_val_str(self._model, key.encode(), out, len(out))
-        return out.value.decode("utf-8", "replace") if n >= 0 else None
+        return library.metadata(self._lib, self._model, key)
 
     # ── a step ──
 

@@ -1,0 +1,116 @@
+"""A request for vectors or scores becomes token lists, each within the model's context.
+
+Safe from any thread: it reads what does not change after the load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from edged.errors import ContextLengthExceeded, InvalidRequest
+from edged.protocol import Detokenize, Detokenized, Embed, Rerank, Text, Tokenize, Tokenized
+from edged.worker.guard import Guard
+from edged.worker.llamacpp.embedding_runner import Frame
+from edged.worker.llamacpp.vocabulary import Vocab
+
+_PLACES = re.compile(r"\{query\}|\{document\}")
+
+
+class InputReader:
+    """Inputs of one loaded model with `context` tokens each."""
+
+    def __init__(self, vocab: Vocab, context: int, *, template: str | None, frame: Frame) -> None:
+        """`template`: text of a rerank model around `{query}` and `{document}`."""
+        self._vocab = vocab
+        self._context = context
+        self._template = template
+        self._frame = frame
+        self._guard = Guard(vocab.silent)
+
+    def embed(self, request: Embed) -> list[list[int]]:
+        """Return the tokens of each input; raises InvalidRequest, ContextLengthExceeded."""
+        many = len(request.inputs) > 1
+        found = []
+        for i, given in enumerate(request.inputs):
+            param = f"input[{i}]" if many else "input"
+            if isinstance(given, Text):
+                tokens = self._tokenize([(given.text, False)], param, wrap=True)
+            else:
+                self._check(given.tokens, param)
+                tokens = given.tokens
+            found.append(self._fitting(tokens, param))
+        return found
+
+    def rerank(self, request: Rerank) -> list[list[int]]:
+        """Return the tokens of the query with each document; raises like `embed`."""
+        if self._template is not None:
+            return [
+                self._filled(request.query, document, f"documents[{i}]")
+                for i, document in enumerate(request.documents)
+            ]
+        frame = self._frame
+        head = [*frame.head, *self._tokenize([(request.query, False)], "query"), *frame.middle]
+        self._fitting(head, "query")
+        found = []
+        for i, document in enumerate(request.documents):
+            param = f"documents[{i}]"
+            tokens = self._tokenize([(document, False)], param)
+            found.append(self._fitting([*head, *tokens, *frame.tail], param))
+        return found
+
+    def _filled(self, query: str, document: str, param: str) -> list[int]:
+        assert self._template is not None
+        values = {"{query}": self._guard.mark(query), "{document}": self._guard.mark(document)}
+        text = _PLACES.sub(lambda place: values[place[0]], self._template)
+        return self._fitting(self._tokenize(self._guard.split(text), param), param)
+
+    def call(self, request: Tokenize | Detokenize) -> Tokenized | Detokenized:
+        """Answer what the vocabulary alone can answer."""
+        vocab = self._vocab
+        if isinstance(request, Tokenize):
+            parts = [(request.text, request.parse_special)]
+            tokens = vocab.tokenize(parts, wrap=request.add_special)
+            return Tokenized(request.id, tokens, [vocab.spelling(token) for token in tokens])
+        self._check(request.tokens, "tokens")
+        data = b"".join([vocab.spelling(token) for token in request.tokens])
+        return Detokenized(request.id, data.decode("utf-8", "replace"))
+
+    def _tokenize(
+        self, parts: Iterable[tuple[str, bool]], param: str, *, wrap: bool = False
+    ) -> list[int]:
+        """Return the tokens of a text in parts, True: with control tokens in it."""
+        parts = list(parts)
+        fewest = self._vocab.fewest(sum(len(text) for text, _ in parts))
+        if fewest > self._context:  # megabytes are not worth the seconds that they take
+            raise self._too_long(f"at least {fewest}", param)
+        try:
+            return self._vocab.tokenize(parts, wrap=wrap)
+        except ValueError as error:
+            raise InvalidRequest(str(error), param=param) from error
+
+    def _fitting(self, tokens: list[int], param: str) -> list[int]:
+        if len(tokens) > self._context:
+            raise self._too_long(str(len(tokens)), param)
+        if not tokens:
+            raise InvalidRequest(f"`{param}` is empty; give it at least one token", param=param)
+        return tokens
+
+    def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
+        with_query = " together with the query" if param.startswith("documents") else ""
+        return ContextLengthExceeded(
+            f"`{param}` has {n_tokens} tokens{with_query}, the context is {self._context} tokens; "
+            "shorten it, cut it into pieces, or raise `context` of this model where the model "
+            "allows more",
+            param=param,
+        )
+
+    def _check(self, tokens: list[int], param: str) -> None:
+        n_vocab = self._vocab.n_tokens
+        wrong = next((t for t in tokens if not 0 <= t < n_vocab), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"`{param}`: token {wrong} is outside the vocabulary of this model "
+                f"(0 to {n_vocab - 1})",
+                param=param,
+            )
