@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import report
+from tests.bench import daemon_cost, report
 from tests.bench.client import BenchError, chat
 from tests.bench.prompts import Prompts, user
 from tests.bench.rest import TARGET_MB, rest_mb
@@ -22,7 +22,7 @@ from tests.bench.scenarios import SCENARIOS, Figures, Row, Scenario
 from tests.bench.servers import Server, Settings, edged, llama_server, running
 from tests.models import UnavailableError, bench_model
 
-NAMES = (*SCENARIOS, "rest")
+NAMES = (*SCENARIOS, "rest", "daemon")
 REST = Row("pss", "daemon, no model loaded: PSS", "MB", more_is_better=False, target=TARGET_MB)
 BUSY_ABOVE = 0.1
 PLAIN_WIDTH = 150
@@ -62,6 +62,8 @@ async def measure(
         pss = await rest_mb(settings, folder / "rest")
         result = report.Result(REST, (pss,))
         sections.append(report.Section("rest", "edged alone, PSS of its processes", (result,)))
+    if "daemon" in options.names and not options.same:
+        sections += await daemon_cost.sections(settings, folder, options.pairs)
     chosen = [SCENARIOS[name] for name in options.names if name in SCENARIOS]
     if not chosen:
         return sections

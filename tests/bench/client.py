@@ -84,11 +84,14 @@ async def chat(
     messages: list[dict[str, str]],
     max_tokens: int,
     answer: Answer | None = None,
+    *,
+    counted: bool = True,
 ) -> Answer:
     """Stream one greedy chat completion of exactly ``max_tokens`` tokens.
 
     The benchmark's model never ends by itself, so neither side has to mask the end token.
-    ``answer`` fills up while the stream runs, for a caller that watches it.
+    ``answer`` fills up while the stream runs, for a caller that watches it. ``counted``: the
+    server tells its usage, which is checked.
     """
     body = {
         "model": address.model,
@@ -96,16 +99,42 @@ async def chat(
         "max_tokens": max_tokens,
         "temperature": 0,
         "stream": True,
-        "stream_options": {"include_usage": True},
     }
+    if counted:
+        body["stream_options"] = {"include_usage": True}
     answer = answer or Answer(0.0)
     answer.started = time.perf_counter()
     async with asyncio.timeout(REQUEST_LIMIT_S):
         async for arrived, line in _events(address, "/v1/chat/completions", body):
             _take(answer, arrived, line)
-    if answer.n_tokens != max_tokens:
+    if counted and answer.n_tokens != max_tokens:
         raise BenchError(f"{answer.n_tokens} tokens came, {max_tokens} were asked for")
     return answer
+
+
+async def whole(address: Address, messages: list[dict[str, str]], max_tokens: int) -> None:
+    """Ask for one answer that is not streamed."""
+    content = msgspec.json.encode(
+        {"model": address.model, "messages": messages, "max_tokens": max_tokens}
+    )
+    async with asyncio.timeout(REQUEST_LIMIT_S):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        try:
+            writer.write(_head(address, "/v1/chat/completions", content) + content)
+            status = await reader.readline()
+            said = await reader.read()
+        finally:
+            writer.close()
+    if status.split()[1:2] != [b"200"]:
+        raise BenchError(f"{status.decode().strip()}: {said.decode(errors='replace')[-500:]}")
+
+
+def _head(address: Address, path: str, content: bytes) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
+        "Content-Type: application/json\r\nConnection: close\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    ).encode()
 
 
 def _take(answer: Answer, arrived: float, line: bytes) -> None:
@@ -131,12 +160,7 @@ async def _events(
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         content = msgspec.json.encode(body)
-        writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
-            "Content-Type: application/json\r\nConnection: close\r\n"
-            f"Content-Length: {len(content)}\r\n\r\n".encode()
-            + content
-        )
+        writer.write(_head(address, path, content) + content)
         status = await reader.readline()
         head = await reader.readuntil(b"\r\n\r\n")
         if status.split()[1:2] != [b"200"]:

@@ -57,7 +57,7 @@ class Launch:
 
 def edged(settings: Settings, folder: Path, load: str = "startup") -> Launch:
     """Return the launch of ``edged serve`` with one model; config, state, log are in ``folder``."""
-    port = _free_port()
+    port = free_port()
     config = folder / "models.toml"
     places = {
         f"{name}_DIRECTORY": str(folder / name.lower()) for name in ("STATE", "CACHE", "RUNTIME")
@@ -87,7 +87,7 @@ kv_type = "{settings.kv_type}"
 
 def llama_server(settings: Settings, folder: Path, name: str = "llama-server") -> Launch:
     """Return the launch of llama-server, with one KV pool for all slots as edged has it."""
-    port = _free_port()
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     flags: dict[str, object] = {
         "--model": settings.model,
@@ -184,7 +184,7 @@ def _tail(log: Path) -> str:
     return f"log {log}\n" + "\n".join(lines[-LOG_TAIL:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
