@@ -35,6 +35,7 @@ class Preparer:
         self._vocab = vocab
         self._context = context
         self._guard = Guard(vocab.silent)
+        self._format = output.find(chat_template)
         self._template = Template(
             chat_template,
             bos=vocab.bos_text,
@@ -77,9 +78,11 @@ class Preparer:
             text = self._template.render(prompt)
             # A template that writes BOS itself must not get a second one.
             wrap = not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
-            shown = output.Output(request.stop, opened=output.opened_by(text))
+            shown = output.Output(
+                request.stop, form=self._format, prompt=text, continued=prompt.continue_last
+            )
             return self._tokenize(self._guard.split(text), request, wrap=wrap), shown
-        shown = output.Output(request.stop, markers=())
+        shown = output.Output(request.stop)
         if isinstance(prompt, protocol.Text):
             return self._tokenize([(prompt.text, False)], request, wrap=True), shown
         self._check(prompt.tokens, "prompt")

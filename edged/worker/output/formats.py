@@ -1,8 +1,9 @@
-"""How models write reasoning and tool calls: one row a family, found from the chat template.
+# ruff: noqa: RUF001 - DeepSeek's tags are written with full-width bars
+"""The table: one row a family of models, found from the chat template's source.
 
-A row is data; `calls.py` reads what its syntaxes say and `grammar.py` writes it. The facts are
-those of the published chat templates and of llama.cpp's parsers (`common/chat.cpp`,
-`common/parsers/`). The names of the rows are `config.keys.OUTPUT_FORMATS`.
+The facts are those of the published templates and of llama.cpp's parsers (`common/chat.cpp`,
+`common/parsers/`). The names are the values of `output_format` in models.toml
+(`edged/config/keys.py`).
 """
 
 from __future__ import annotations
@@ -10,152 +11,273 @@ from __future__ import annotations
 import re
 
 import msgspec
-from msgspec import Struct
 
-
-class Marker(Struct, frozen=True):
-    """The tags around the reasoning at the start of an answer.
-
-    `ends`: tags that end it as well and are read on, for models that forget the closing one.
-    """
-
-    opening: str
-    closing: str
-    ends: tuple[str, ...] = ()
-
-
-THINK = Marker("<think>", "</think>")
-MARKERS = (THINK, Marker("<thinking>", "</thinking>"), Marker("[THINK]", "[/THINK]"))
-
-
-# ── how calls are written ──
-
-
-class Objects(Struct, frozen=True):
-    """JSON objects with a key for the name and one for the arguments, between two tags.
-
-    `listed`: in a JSON list. `opening` "": the object is the whole answer, without a tag; it then
-    may stand in a list under the key `wrapper`. `separator`: between two objects that have no tags.
-    """
-
-    opening: str
-    closing: str = ""
-    listed: bool = False
-    name: str = "name"
-    arguments: str = "arguments"
-    id: str = ""  # the key of the id, "" for none
-    id_last: bool = False  # after the arguments: they wait for it
-    wrapper: str = ""
-    separator: str = ""
-    before: str = ""  # white space that the model writes after the opening tag
-    after: str = ""  # … and before the closing one
-
-
-class Named(Struct, frozen=True):
-    """The name in plain text, then the arguments as JSON.
-
-    `call name between arguments end`, all of them between `opening` and `closing` where the
-    family has a section around its calls. `number`: what parts the name from the call's number,
-    both together are the id. `id`: the tag of an id after the name.
-    """
-
-    call: str
-    between: str
-    end: str = ""
-    opening: str = ""
-    closing: str = ""
-    prefix: str = ""  # of the name; a part of the id
-    number: str = ""
-    id: str = ""
-
-
-class Parameters(Struct, frozen=True):
-    """One pair of tags a parameter; values are text and become JSON by the tool's schema.
-
-    `opening function name name_end (parameter key key_end value value_end)* end closing`.
-    `pad` is the white space that belongs to the tags around a value.
-    """
-
-    opening: str
-    function: str
-    name_end: str
-    parameter: str
-    key_end: str
-    value_end: str
-    end: str = ""
-    closing: str = ""
-    line: str = "\n"  # between the tags
-    pad: str = ""
-    cdata: bool = False
-
-
-class Pythonic(Struct, frozen=True):
-    """A list of Python calls with keyword arguments: `[name(key="value", …), …]`."""
-
-    opening: str
-    closing: str
-
-
-class Harmony(Struct, frozen=True):
-    """Messages on channels, the recipient of a call in the header."""
-
-
-Syntax = Objects | Named | Parameters | Pythonic | Harmony
-
-
-class Format(Struct, frozen=True):
-    """One family. The first of `calls` is what grammars write; all of them are read."""
-
-    name: str
-    calls: tuple[Syntax, ...]
-    # Any of these sets of texts in the template's source tells the family.
-    template: tuple[tuple[str, ...], ...] = ()
-    reasoning: tuple[Marker, ...] = ()  # beside MARKERS
-    dropped: tuple[str, ...] = ()  # tags around the content that say nothing
-    ends: tuple[str, ...] = ()  # tags that say nothing, at the start of an answer only
-    thinks: Marker | None = None  # how this template's model reasons; set by `find`
-    id_length: int = 0  # an id is so many letters and digits; 0: "call_" and 24 of them
-
-    @property
-    def markers(self) -> tuple[Marker, ...]:
-        """All tags of reasoning that an answer may start with."""
-        return self.reasoning + MARKERS
-
+from edged.worker.output.syntax import (
+    MARKERS,
+    Format,
+    Harmony,
+    Marker,
+    Named,
+    Objects,
+    Parameters,
+    Pythonic,
+    tags,
+)
 
 HERMES = Objects("<tool_call>", "</tool_call>", before="\n", after="\n")
+_MISTRAL = Named("[TOOL_CALLS]", "[ARGS]", id="[CALL_ID]")
+_MISTRAL_LIST = Objects("[TOOL_CALLS]", listed=True, id="id", id_last=True)
+_FUNCTOOLS = Objects("functools", listed=True)
+_QWEN3_CODER = Parameters(
+    "<tool_call>",
+    "<function=",
+    ">",
+    "<parameter=",
+    ">",
+    "</parameter>",
+    "</function>",
+    "</tool_call>",
+    pad="\n",
+)
+_DEEPSEEK_V3 = Named(
+    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    "\n```json\n",
+    "\n```<｜tool▁call▁end｜>",
+    opening="<｜tool▁calls▁begin｜>",
+    closing="<｜tool▁calls▁end｜>",
+)
+_KIMI = Named(
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    opening="<|tool_calls_section_begin|>",
+    closing="<|tool_calls_section_end|>",
+    prefix="functions.",
+    number=":",
+)
+
+GENERIC = Format("generic", (HERMES,))
+
+# The first row that fits is taken, so the more special ones stand first.
+FORMATS = (
+    Format("gpt-oss", (Harmony(),), (("<|channel|>", "<|message|>"),)),
+    Format(
+        "mistral-call-id",
+        (msgspec.structs.replace(_MISTRAL, writes_id=True), _MISTRAL_LIST),
+        (("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),),
+        id_length=9,
+    ),
+    Format("mistral", (_MISTRAL, _MISTRAL_LIST), (("[TOOL_CALLS]", "[ARGS]"),), id_length=9),
+    Format("mistral-list", (_MISTRAL_LIST, _MISTRAL), (("[TOOL_CALLS]",),), id_length=9),
+    Format(
+        "functionary-v3.2",
+        (Named(">>>", "\n"),),
+        ((">>>all",),),
+        dropped=(">>>all\n",),
+        given=">>>",
+    ),
+    Format(
+        "kimi-k2",
+        (_KIMI,),
+        ((_KIMI.opening, _KIMI.call),),
+        reasoning=(Marker("<think>", "</think>", ends=(_KIMI.opening, _KIMI.call)),),
+    ),
+    Format(
+        "deepseek-v3",
+        (_DEEPSEEK_V3,),
+        ((_DEEPSEEK_V3.opening, "```json"),),
+    ),
+    Format(
+        "deepseek-v3.1",
+        (
+            msgspec.structs.replace(
+                _DEEPSEEK_V3,
+                call="<｜tool▁call▁begin｜>",
+                between="<｜tool▁sep｜>",
+                end="<｜tool▁call▁end｜>",
+            ),
+        ),
+        ((_DEEPSEEK_V3.opening,),),
+    ),
+    Format(
+        "command-r7b",
+        (
+            Objects(
+                "<|START_ACTION|>",
+                "<|END_ACTION|>",
+                listed=True,
+                name="tool_name",
+                arguments="parameters",
+                id="tool_call_id",
+            ),
+        ),
+        (("<|START_ACTION|>",),),
+        reasoning=(
+            Marker(
+                "<|START_THINKING|>",
+                "<|END_THINKING|>",
+                ends=("<|START_RESPONSE|>", "<|START_TEXT|>", "<|START_ACTION|>"),
+            ),
+        ),
+        dropped=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+    Format(
+        "command-r",
+        (
+            Objects(
+                "Action:",
+                "```",
+                listed=True,
+                name="tool_name",
+                arguments="parameters",
+                before="\n```json\n",
+                after="\n",
+            ),
+        ),
+        (("Action:", "tool_name"),),
+    ),
+    Format(
+        "lfm2",
+        (Pythonic("<|tool_call_start|>", "<|tool_call_end|>"),),
+        (("<|tool_list_start|>",), ("List of tools: [",)),
+    ),
+    Format(
+        "minicpm3",
+        (
+            Pythonic(
+                "<|tool_call_start|>",
+                "<|tool_call_end|>",
+                before="\n```python\n",
+                after="\n```\n",
+                separator="\n",
+            ),
+        ),
+        (("<|tool_call_start|>", "<|thought_start|>"),),
+        reasoning=(Marker("<|thought_start|>", "<|thought_end|>"),),
+    ),
+    Format(
+        "minicpm",
+        (
+            Parameters(
+                "",
+                '<function name="',
+                '">',
+                '<param name="',
+                '">',
+                "</param>",
+                "</function>",
+                line="",
+                cdata=True,
+            ),
+        ),
+        (('<function name="', '<param name="'),),
+    ),
+    Format(
+        "seed-oss",
+        (
+            msgspec.structs.replace(
+                _QWEN3_CODER, opening="<seed:tool_call>", closing="</seed:tool_call>", pad=""
+            ),
+        ),
+        (("<seed:tool_call>",),),
+        reasoning=(Marker("<seed:think>", "</seed:think>"),),
+    ),
+    Format(
+        "minimax-m2",
+        (
+            Parameters(
+                "<minimax:tool_call>",
+                '<invoke name="',
+                '">',
+                '<parameter name="',
+                '">',
+                "</parameter>",
+                "</invoke>",
+                "</minimax:tool_call>",
+            ),
+        ),
+        (("<minimax:tool_call>",),),
+    ),
+    Format(
+        "glm-4.5",
+        (
+            Parameters(
+                "<tool_call>",
+                "",
+                "",
+                "<arg_key>",
+                "</arg_key>\n<arg_value>",
+                "</arg_value>",
+                closing="</tool_call>",
+            ),
+        ),
+        (("<arg_key>", "<tool_call>"),),
+    ),
+    Format("qwen3-coder", (_QWEN3_CODER,), (("<tool_call>", "<function=", "<parameter="),)),
+    Format("functionary-v3.1", (Named("<function=", ">", "</function>"),), (("<function=",),)),
+    Format("nemotron", (Objects("<TOOLCALL>", "</TOOLCALL>", listed=True),), (("<TOOLCALL>",),)),
+    Format(
+        "apriel",
+        (Objects("<tool_calls>", "</tool_calls>", listed=True),),
+        (("<tool_calls>", "[BEGIN FINAL RESPONSE]"), ("<tool_calls>[",)),
+        reasoning=(Marker("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),),
+        dropped=("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+    ),
+    Format(
+        "granite",
+        (Objects("<|tool_call|>", listed=True),),
+        (("<|start_of_role|>", "<|tool_call|>"),),
+        dropped=("<response>", "</response>"),
+    ),
+    Format(
+        "phi-4",
+        (Objects("<|tool_call|>", "<|/tool_call|>", listed=True), _FUNCTOOLS),
+        (("<|tool|>", "<|/tool|>"), ("<|tool_call|>",)),
+    ),
+    Format("firefunction", (_FUNCTOOLS,), (("functools[",),)),
+    Format("hermes", (HERMES,), (("<tool_call>",),)),
+    Format(
+        "llama3",
+        (
+            Objects("", arguments="parameters", separator="; "),
+            Objects("<|python_tag|>", arguments="parameters", separator="; "),
+        ),
+        (("<|python_tag|>",), ("Environment: ipython",)),
+    ),
+    GENERIC,
+)
+
+_BY_NAME = {row.name: row for row in FORMATS}
+_CHANNELS = frozenset(
+    f"<|{word}|>" for word in ("channel", "constrain", "message", "start", "end", "call", "return")
+)
+
+# Control tokens whose text is a part of the answer; all others are silent.
+SHOWN_TOKENS = frozenset().union(_CHANNELS, *map(tags, (*FORMATS, *MARKERS)))
 
 
-class Trigger(Struct, frozen=True):
-    """The beginning of a call that an answer has written: what follows can be constrained.
+def find(
+    chat_template: str | None, output_format: str = "auto", *, shows_tools: bool | None = None
+) -> Format:
+    """Return the row of a chat template, or the one that models.toml names.
 
-    `text` is one of the syntax's tags, the last thing before `Output.triggered`. With `tool` the
-    name of the call is written as well, and its arguments follow at once.
+    A template that does not show tools has them described in the manner of Hermes, so its model is
+    told that syntax; its own is read as well. `shows_tools` None: it does if it mentions them.
+    Raises KeyError for a name that is no row.
     """
-
-    syntax: Syntax
-    text: str
-    tool: str = ""
-
-
-_TAG = re.compile(r"<[^<>\s=\"']+>|\[/?[A-Z_]+\]")
-
-
-def tags(part: Struct) -> frozenset[str]:
-    """Return the tags in the texts of a row, or of a part of one, that a vocabulary may have."""
-    found: set[str] = set()
-    for value in msgspec.structs.asdict(part).values():
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, str):
-                found.update(_TAG.findall(item))
-            elif isinstance(item, Struct):
-                found |= tags(item)
-    return frozenset(found)
+    source = chat_template or ""
+    if output_format != "auto":
+        row = _BY_NAME[output_format]
+    else:
+        row = next((row for row in FORMATS if _fits(row, source)), GENERIC)
+        if shows_tools is None:
+            shows_tools = bool(re.search(r"\btools\b", source))
+        if not shows_tools and not isinstance(row.calls[0], Harmony):
+            others = tuple(call for call in row.calls if call != HERMES)
+            row = msgspec.structs.replace(row, calls=(HERMES, *others))
+    thinks = next((m for m in row.markers if m.opening.strip() in source), None)
+    return msgspec.structs.replace(row, thinks=thinks)
 
 
-def split_tags(text: str) -> list[str]:
-    """Return `text` in parts, each of which is a single tag or has none."""
-    parts, at = [], 0
-    for match in _TAG.finditer(text):
-        parts += [text[at : match.start()], match[0]]
-        at = match.end()
-    return [part for part in [*parts, text[at:]] if part]
+def _fits(row: Format, source: str) -> bool:
+    return any(all(text in source for text in texts) for texts in row.template)

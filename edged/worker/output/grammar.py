@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged.protocol import Constraint, Grammar, JsonSchema, Regex, ToolChoice
-from edged.worker.output.formats import (
+from edged.worker.output.schema import alternatives, parameters_of, properties_of, resolve
+from edged.worker.output.syntax import (
     Format,
     Harmony,
     Marker,
@@ -26,7 +27,6 @@ from edged.worker.output.formats import (
     Trigger,
     split_tags,
 )
-from edged.worker.output.schema import alternatives, parameters_of, properties_of, resolve
 
 TokenOf = Callable[[str], int | None]
 
@@ -177,12 +177,9 @@ class _Writer:
             case Parameters():
                 return self._repeat(self._parameters(syntax), syntax.line)
             case Pythonic():
-                calls = self._repeat(self._pythonic(), ", ")
-                return (
-                    self.literal(f"{syntax.opening}[")
-                    + f" {calls} "
-                    + self.literal(f"]{syntax.closing}")
-                )
+                calls = self._repeat(self._pythonic(), syntax.separator)
+                before = self.literal(syntax.opening + syntax.before)
+                return f"{before} {calls} {self.literal(syntax.after + syntax.closing)}"
             case Harmony():
                 before = self.literal("<|channel|>commentary to=functions.")
                 return f"{before} {self._harmony()}"
@@ -208,8 +205,9 @@ class _Writer:
                 inside = self._parameters(syntax, opened=trigger.text == syntax.opening)
                 return f"WS? {inside} {more}"
             case Pythonic():
-                calls = self._repeat(self._pythonic(), ", ")
-                return f'WS? "[" {calls} ' + self.literal(f"]{syntax.closing}")
+                calls = self._repeat(self._pythonic(), syntax.separator)
+                before = f"WS? {self.literal(syntax.before.strip())} WS?"
+                return f"{before} {calls} {self.literal(syntax.after + syntax.closing)}"
             case Harmony():
                 return self._harmony()
 
@@ -239,7 +237,7 @@ class _Writer:
         if syntax.opening and not syntax.listed:
             return self._repeat(self._tagged(syntax), syntax.after)
         inside = self._objects_inside(syntax)
-        if not syntax.listed and not syntax.wrapper:
+        if not syntax.listed:
             return self._repeat(inside, syntax.separator)
         return f"{self.literal(syntax.opening + syntax.before)} {inside} {self._closing(syntax)}"
 
@@ -252,12 +250,9 @@ class _Writer:
 
     def _objects_inside(self, syntax: Objects) -> str:
         one = self.rule(" | ".join(self._object(syntax, name) for name in self._tools))
-        if not (syntax.listed or syntax.wrapper):
+        if not syntax.listed:
             return one
-        before, after = "[", "]"
-        if syntax.wrapper:
-            before, after = "{" + json.dumps(syntax.wrapper) + ": [", "]}"
-        return f"{_string(before)} {self._repeat(one, ', ')} {_string(after)}"
+        return f"{_string('[')} {self._repeat(one, ', ')} {_string(']')}"
 
     def _object(self, syntax: Objects, name: str) -> str:
         before = "{" + _key(syntax.name) + json.dumps(name, ensure_ascii=False) + ", "
@@ -278,7 +273,7 @@ class _Writer:
 
     def _named(self, syntax: Named, *, called: bool = False) -> str:
         number = f"{_string(syntax.number)} /[0-9]{{1,3}}/" if syntax.number else ""
-        call_id = f"{self.literal(syntax.id)} /[a-zA-Z0-9]{{9}}/" if syntax.id else ""
+        call_id = f"{self.literal(syntax.id)} /[a-zA-Z0-9]{{9}}/" if syntax.writes_id else ""
         names = [
             f"{_string(syntax.prefix + name)} {number} {call_id} {self.literal(syntax.between)} "
             f"{self.arguments(name)}"

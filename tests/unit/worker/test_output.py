@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.worker.output import MARKERS, Output, opened_by
+from edged.worker.output import Output, find
 
-THINK = MARKERS[0]
+GENERIC = find(None)
 
 
 def run(output: Output, pieces: list[bytes]) -> tuple[str, str, bool]:
@@ -33,7 +33,7 @@ CUTS = st.lists(st.integers(0, 60), max_size=12)
 @given(st.text(max_size=20), CUTS)
 def test_plain_text_arrives_whole_however_it_is_cut(text: str, at: list[int]) -> None:
     pieces = cut(text.encode(), at)
-    assert run(Output(markers=()), pieces) == (text, "", False)
+    assert run(Output(), pieces) == (text, "", False)
 
 
 @given(
@@ -42,7 +42,7 @@ def test_plain_text_arrives_whole_however_it_is_cut(text: str, at: list[int]) ->
 def test_stop_strings_end_the_text_before_the_first_of_them(
     text: str, stop: list[str], at: list[int]
 ) -> None:
-    content, _, stopped = run(Output(stop, markers=()), cut(text.encode(), at))
+    content, _, stopped = run(Output(stop), cut(text.encode(), at))
     assert stopped == any(s in text for s in stop)
     assert not any(s in content for s in stop)
     assert text.startswith(content)
@@ -57,60 +57,61 @@ def test_thinking_is_parted_from_the_answer_however_it_is_cut(
     if "</think>" in thought + "</think>"[:-1]:
         return
     whole = f"<think>{thought}</think>{answer}".encode()
-    assert run(Output(), cut(whole, at)) == (answer.lstrip(), thought.strip(), False)
+    assert run(Output(form=GENERIC), cut(whole, at)) == (answer.lstrip(), thought.strip(), False)
 
 
 @given(st.text("ab<think>/ \n", max_size=16), CUTS)
 def test_text_that_is_no_marker_is_released(text: str, at: list[int]) -> None:
-    if text.lstrip().startswith(("<think>", "<thinking>")):
+    if text.lstrip().startswith(("<think>", "</think>")):
         return
-    assert run(Output(), cut(text.encode(), at)) == (text, "", False)
+    assert run(Output(form=GENERIC), cut(text.encode(), at)) == (text, "", False)
 
 
 def test_reasoning_streams_before_it_ends() -> None:
-    output = Output()
+    output = Output(form=GENERIC)
     output.feed(b"<think>\n")
     assert output.feed("让我想想".encode()).reasoning == "让我想想"
     assert output.reasoning
 
 
 def test_block_opened_by_the_prompt_is_reasoning_from_the_start() -> None:
-    opened = opened_by("<|im_start|>assistant\n<think>\n")
-    assert opened == THINK
-    output = Output(opened=opened)
+    output = Output(form=GENERIC, prompt="<|im_start|>assistant\n<think>\n")
+    assert output.reasoning
     assert run(output, [b"why", b"\n</thi", b"nk>\n\nbecause"]) == ("because", "why", False)
 
 
 def test_closed_block_in_the_prompt_opens_nothing() -> None:
-    assert opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n") is None
+    output = Output(form=GENERIC, prompt="<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert not output.reasoning
+    assert run(output, [b"</think", b">\n\nbecause"]) == ("because", "", False)
 
 
 def test_stop_string_does_not_cut_the_reasoning() -> None:
-    output = Output(["\n"])
+    output = Output(["\n"], form=GENERIC)
     text = [b"<think>one\ntwo</think>answer\nmore"]
     assert run(output, text) == ("answer", "one\ntwo", True)
 
 
 def test_marker_in_the_middle_is_text() -> None:
     text = "The tag <think> opens a block."
-    assert run(Output(), [text.encode()]) == (text, "", False)
+    assert run(Output(form=GENERIC), [text.encode()]) == (text, "", False)
 
 
 @pytest.mark.parametrize("broken", [b"\xe4\xbd", b"\xff", b"a\xf0\x9f\x98"])
 def test_broken_bytes_become_replacement_characters_only_at_the_end(broken: bytes) -> None:
-    output = Output(markers=())
+    output = Output()
     content, _, _ = run(output, [broken])
     assert "�" in content
 
 
 def test_character_cut_between_tokens_waits() -> None:
-    output = Output(markers=())
+    output = Output()
     emoji = "🙂".encode()
     assert output.feed(emoji[:2]).content == ""
     assert output.feed(emoji[2:]).content == "🙂"
 
 
 def test_half_stop_string_is_released_at_the_end() -> None:
-    output = Output(["STOP"], markers=())
+    output = Output(["STOP"])
     assert output.feed(b"go ST").content == "go "
     assert output.finish().content == "ST"
