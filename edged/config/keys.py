@@ -32,6 +32,35 @@ FlashAttention = Literal["auto", "on", "off"]
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 LoadWhen = Literal["on-demand", "startup"]
 ModelKind = Literal["auto", "chat", "embeddings", "rerank"]
+OutputFormat = Literal[  # "auto" and the rows of edged/worker/output/formats.py
+    "auto",
+    "apriel",
+    "command-r",
+    "command-r7b",
+    "deepseek-v3",
+    "deepseek-v3.1",
+    "firefunction",
+    "functionary-v3.1",
+    "functionary-v3.2",
+    "generic",
+    "glm-4.5",
+    "gpt-oss",
+    "granite",
+    "hermes",
+    "kimi-k2",
+    "lfm2",
+    "llama3",
+    "minicpm",
+    "minicpm3",
+    "minimax-m2",
+    "mistral",
+    "mistral-call-id",
+    "mistral-list",
+    "nemotron",
+    "phi-4",
+    "qwen3-coder",
+    "seed-oss",
+]
 Pooling = Literal["mean", "cls", "last"]
 QuantPolicy = Literal[0, 4, 8]
 Require = Literal["any", "gpu"]
@@ -99,6 +128,7 @@ MODEL: Keys = {
     "context": whole(1, _TOKENS),
     "parallel": whole(1, 256),
     "queue": whole(0, _COUNT),
+    "output_format": choice(OutputFormat),
     "sampling": {
         "temperature": number(0, 2),
         "top_p": number(0, 1),

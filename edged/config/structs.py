@@ -17,6 +17,7 @@ from edged.config.keys import (
     KvType,
     LoadWhen,
     ModelKind,
+    OutputFormat,
     Pooling,
     QuantPolicy,
     Require,
@@ -98,6 +99,7 @@ class Model(Struct, frozen=True):
     parallel: int = 4
     parallel_is_default: bool = False  # nobody said it: the plan may choose
     queue: int = 64
+    output_format: OutputFormat = "auto"
     sampling: Sampling = Sampling()
     llamacpp: LlamaCppOptions = LlamaCppOptions()
     lmdeploy: LmdeployOptions = LmdeployOptions()

@@ -191,6 +191,7 @@ class _Choice:
             engine="llamacpp",
             path=str(path),
             file_id=file_id,
+            output_format=self._model.output_format,
             context=context,
             parallel=parallel,
             pool=context * parallel,

@@ -246,6 +246,7 @@ def test_first_plan_adds_everything(folder: Path) -> None:
         ({"load": "startup"}, "updated"),
         ({"context": 512}, "replaced"),
         ({"parallel": 1}, "replaced"),
+        ({"output_format": "llama3"}, "replaced"),
         ({"llamacpp": LlamaCppOptions(kv_type="q8_0")}, "replaced"),
         ({"llamacpp": LlamaCppOptions(threads=1)}, "replaced"),
         ({"gguf": Source("file", "no.gguf")}, "replaced"),
