@@ -55,7 +55,7 @@ ONLY_IN = {
     "torch": {"edged/worker/lmdeploy/engine.py"},
     "gguf": set(),
 }
-WORKER_ONLY = {"numpy", "jinja2"}
+WORKER_ONLY = {"numpy", "jinja2", "llguidance"}
 PURE = ["scheduler", "prefixes", "sequence"]
 
 

@@ -1,7 +1,7 @@
 """The llama.cpp engine: asyncio on one side, one thread with the model on the other.
 
 The loop renders, tokenizes and hands out events. The engine thread owns runner, scheduler and
-every `_Generation`; it takes commands from a queue between two steps and posts the events of a
+every `Generation`; it takes commands from a queue between two steps and posts the events of a
 step with a single call into the loop. The only things that cross otherwise are counters (written
 by the thread, read by the loop) and the runner's interrupt flag.
 """
@@ -17,40 +17,45 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from edged import protocol
-from edged.errors import EdgedError, InternalError, ShuttingDown
+from edged.errors import (
+    EdgedError,
+    InternalError,
+    InvalidRequest,
+    ShuttingDown,
+    WrongModelKind,
+)
 from edged.log import get_logger
-from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Ready, Stats
+from edged.protocol import (
+    Call,
+    Embed,
+    Event,
+    Failed,
+    Finish,
+    Generate,
+    Launch,
+    Ready,
+    Reply,
+    Rerank,
+    Stats,
+)
 from edged.worker import output
 from edged.worker.engine import BadModelError
-from edged.worker.llamacpp.prepare import Preparer
+from edged.worker.llamacpp.constrain import Grammars, GrammarStuckError, Guide
+from edged.worker.llamacpp.generation import Generation
+from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Decoded, Runner
-from edged.worker.llamacpp.sampling import NoChoiceError, Sampler
+from edged.worker.llamacpp.sampling import NoChoiceError
 from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
-from edged.worker.llamacpp.sequence import Reason, Sequence
+from edged.worker.llamacpp.sequence import Sequence
 
 log = get_logger()
 
 _NO_CELL = "the engine found no memory cell for this request; lower `parallel` or raise `context`"
+_STUCK = "the answer's grammar met a limit in the middle of it, make it simpler"
 _NO_CHOICE = (
     "the model computed no token to choose from (logits that are not numbers, or every token "
     "banned); if other prompts fail as well, its file is damaged or its `kv_type` too coarse"
 )
-
-
-@dataclass(eq=False, slots=True)
-class _Generation:
-    """One running request, as the engine thread sees it."""
-
-    id: int
-    sequence: Sequence
-    sampler: Sampler
-    output: output.Output
-    arrived_s: float
-    started_s: float = 0.0  # first step with it
-    first_token_s: float = 0.0
-    n_tokens: int = 0  # of the answer
-    n_reasoning: int = 0
-    n_unshown: int = 0  # tokens whose text is still held back
 
 
 @dataclass(slots=True)
@@ -67,9 +72,9 @@ class _Counts:
 class _Commands:
     """The loop's wishes, taken between two steps."""
 
-    queue: queue.SimpleQueue[_Generation | int | None] = field(default_factory=queue.SimpleQueue)
+    queue: queue.SimpleQueue[Generation | int | None] = field(default_factory=queue.SimpleQueue)
 
-    def add(self, generation: _Generation) -> None:
+    def add(self, generation: Generation) -> None:
         self.queue.put(generation)
 
     def abort(self, request_id: int) -> None:
@@ -95,8 +100,8 @@ class LlamaCppEngine:
         self._open: dict[int, asyncio.Queue[Event]] = {}  # by request id; the loop's
         self._gone: set[int] = set()  # aborted, perhaps still in a step; the loop's
         self._in_step: frozenset[int] = frozenset()  # the thread writes, the loop reads
-        self._generations: dict[Sequence, _Generation] = {}  # the thread's
-        self._by_id: dict[int, _Generation] = {}  # the thread's
+        self._generations: dict[Sequence, Generation] = {}  # the thread's
+        self._by_id: dict[int, Generation] = {}  # the thread's
         self._events: list[Event] = []  # the thread's, not posted yet
         self._preparers = ThreadPoolExecutor(2, thread_name_prefix="prepare")
         # One thread loads, warms up and runs. OpenMP keeps a team of threads for each thread that
@@ -138,7 +143,10 @@ class LlamaCppEngine:
             slots=runner.sequences,
             cuttable=runner.facts.cuttable,
         )
-        self._preparer = Preparer(runner.vocab, runner.facts.chat_template, self._context)
+        self._preparer = Preparer(
+            runner.vocab, runner.facts.chat_templates, self._context, launch.output_format
+        )
+        self._grammars = Grammars(runner.vocab)
         self._thread.submit(self._run)
         self._running = True
         return Ready(
@@ -160,15 +168,25 @@ class LlamaCppEngine:
             prepared = await self._loop.run_in_executor(
                 self._preparers, self._preparer.prepare, request
             )
+            guide = await self._compile(prepared)
         except EdgedError as error:
             yield Failed(request.id, error.code, error.message, error.param)
             return
-        generation = _Generation(request.id, *prepared, arrived_s=arrived)
+        generation = Generation(
+            request.id,
+            prepared,
+            self._runner.vocab,
+            self._grammars,
+            guide=guide,
+            arrived_s=arrived,
+        )
         events: asyncio.Queue[Event] = asyncio.Queue()
         self._open[request.id] = events
         over = False
         try:
             yield protocol.Started(request.id, generation.sequence.n_prompt)
+            if prepared.echo:
+                yield protocol.Delta(request.id, prepared.echo, n_tokens=0)
             if self._closing:
                 raise ShuttingDown("the model is being stopped; try again")
             self._commands.add(generation)
@@ -183,6 +201,29 @@ class LlamaCppEngine:
             del self._open[request.id]
             if not over:
                 self._abort(request.id)
+
+    async def _compile(self, prepared: Prepared) -> Guide | None:
+        """Return the grammar of the whole answer; have those ready that it may come to."""
+        if prepared.grammar is not None:
+            return await self._grammars.guide(*prepared.grammar)
+        if prepared.calls is not None:
+            for needed in prepared.calls.likely():
+                try:
+                    await self._grammars.guide(*needed)
+                except InvalidRequest:
+                    if prepared.calls.strict:
+                        raise
+        return None
+
+    async def call(self, request: Call) -> Reply:
+        """Answer a request that is no generation; see `Engine.call`."""
+        if isinstance(request, Embed | Rerank):
+            raise WrongModelKind(
+                "this is a chat model: it answers /v1/chat/completions, /v1/completions, "
+                "/v1/responses and /v1/messages",
+                param="model",
+            )
+        return await self._loop.run_in_executor(self._preparers, self._preparer.call, request)
 
     def _abort(self, request_id: int) -> None:
         self._commands.abort(request_id)
@@ -216,6 +257,7 @@ class LlamaCppEngine:
             self._runner.interrupt()
             await self._ended.wait()  # not join: it could not be given up
             self._running = False
+            self._grammars.close()
             self._runner.close()
         for request_id, events in self._open.items():
             error = ShuttingDown("the model was stopped before the answer was complete")
@@ -265,13 +307,13 @@ class LlamaCppEngine:
                 return True
             if command is None:
                 return False
-            if isinstance(command, _Generation):
+            if isinstance(command, Generation):
                 self._by_id[command.id] = self._generations[command.sequence] = command
                 self._scheduler.add(command.sequence)
             elif (generation := self._by_id.get(command)) is not None:
                 self._remove(generation)
 
-    def _remove(self, generation: _Generation, *, keep: bool = True) -> None:
+    def _remove(self, generation: Generation, *, keep: bool = True) -> None:
         self._scheduler.finish(generation.sequence, keep=keep)
         del self._generations[generation.sequence]
         del self._by_id[generation.id]
@@ -306,7 +348,7 @@ class LlamaCppEngine:
     def _tokens_of(chunk: Chunk) -> list[int]:
         return chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
 
-    def _update(self, batch: Batch, generations: list[_Generation], started_s: float) -> None:
+    def _update(self, batch: Batch, generations: list[Generation], started_s: float) -> None:
         """Sample where logits are due and keep the events of this step for `_post`."""
         now = time.monotonic()
         self._scheduler.computed(batch, now - started_s)
@@ -325,69 +367,27 @@ class LlamaCppEngine:
             assert rows is not None
             row += 1
             try:
-                token = generation.sampler.sample(rows[row - 1])
+                over = generation.advance(rows[row - 1], self._events)
             except NoChoiceError:
-                self._fail(generation, _NO_CHOICE)
+                self._fail(generation, InternalError(_NO_CHOICE))
+            except GrammarStuckError as error:
+                self._fail(generation, InvalidRequest(f"{_STUCK}: {error}"))
             else:
-                self._advance(generation, token)
-
-    def _advance(self, generation: _Generation, token: int) -> None:
-        sequence, shown = generation.sequence, generation.output
-        reason = sequence.append(token, self._runner.vocab.ends)
-        self._counts.completion_tokens += 1
-        generation.n_tokens += 1
-        generation.n_unshown += 1
-        generation.n_reasoning += shown.reasoning
-        piece = output.NOTHING if reason == "stop" else shown.feed(self._runner.vocab.piece(token))
-        if piece.stopped:
-            reason = "stop"
-        if piece.content or piece.reasoning:
-            self._events.append(self._delta(generation, piece))
-        if reason is not None:
-            self._finish(generation, reason)
-
-    @staticmethod
-    def _delta(generation: _Generation, piece: output.Piece) -> Delta:
-        n, generation.n_unshown = generation.n_unshown, 0
-        return Delta(generation.id, piece.content, piece.reasoning, n)
-
-    def _finish(self, generation: _Generation, reason: Reason) -> None:
-        rest = generation.output.finish()
-        if rest.content or rest.reasoning:
-            self._events.append(self._delta(generation, rest))
-        if rest.stopped:
-            reason = "stop"
-        now = time.monotonic()
-        sequence = generation.sequence
-        usage = protocol.Usage(
-            prompt_tokens=sequence.n_prompt,
-            completion_tokens=generation.n_tokens,
-            cached_tokens=sequence.n_cached or 0,
-            reasoning_tokens=generation.n_reasoning,
-        )
-        timings = protocol.Timings(
-            queue_ms=_ms(generation.started_s - generation.arrived_s),
-            prefill_ms=_ms(generation.first_token_s - generation.started_s),
-            decode_ms=_ms(now - generation.first_token_s),
-        )
-        self._events.append(Finish(generation.id, reason, usage, timings))
-        self._remove(generation)
+                self._counts.completion_tokens += 1
+                if over:
+                    self._remove(generation)
 
     def _give_up(self, sequence: Sequence | None) -> None:
         if sequence is not None:
-            self._fail(self._generations[sequence], _NO_CELL)
+            self._fail(self._generations[sequence], InternalError(_NO_CELL))
 
-    def _fail(self, generation: _Generation, message: str) -> None:
-        log.error("request.failed", id=generation.id, reason=message)
+    def _fail(self, generation: Generation, error: EdgedError) -> None:
+        log.error("request.failed", id=generation.id, reason=error.message)
         self._remove(generation, keep=False)
-        self._events.append(Failed(generation.id, InternalError.code, message))
+        self._events.append(Failed(generation.id, error.code, error.message))
 
     def _post(self) -> None:
         """Hand the events so far to the loop with one call."""
         if self._events and not self._closing:  # afterwards the loop may be gone
             self._loop.call_soon_threadsafe(self._deliver, self._events)
             self._events = []
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)

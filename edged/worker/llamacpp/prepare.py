@@ -6,18 +6,38 @@ the engine calls it in a pool beside the loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from edged import protocol
-from edged.errors import ContextLengthExceeded, InvalidRequest
-from edged.protocol import Generate, Messages
+import msgspec
+
+from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from edged.protocol import (
+    DEFAULTS,
+    Detokenize,
+    Detokenized,
+    Generate,
+    Messages,
+    Render,
+    Rendered,
+    Text,
+    Tokenize,
+    Tokenized,
+    Tokens,
+)
 from edged.worker import output
 from edged.worker.guard import Guard
+from edged.worker.llamacpp import answer_grammar
+from edged.worker.llamacpp import dry as repetitions
+from edged.worker.llamacpp.answer_grammar import Calls, Needed
+from edged.worker.llamacpp.dry import Breakers, Dry, find_breakers
 from edged.worker.llamacpp.sampling import Sampler
 from edged.worker.llamacpp.sequence import Sequence
 from edged.worker.llamacpp.vocabulary import Vocab
 from edged.worker.template import Template
+
+_MOST_BREAKERS = 32  # each one is looked for in the whole vocabulary
+_MOST_KEPT = 64  # lists of them
 
 
 class Prepared(NamedTuple):
@@ -26,23 +46,40 @@ class Prepared(NamedTuple):
     sequence: Sequence
     sampler: Sampler
     output: output.Output
+    ends: frozenset[int]  # tokens that end the answer
+    likelihoods: int | None  # alternatives told with each token
+    echo: str  # the prompt's text, if it is to be told
+    grammar: Needed | None = None  # of the whole answer
+    enforced: bool = False  # … which is a call
+    calls: Calls | None = None  # that a free answer may begin
+    thinking: bool = False  # the prompt has opened the reasoning
+    thinking_budget: int | None = None  # tokens of reasoning at most
+    closing: tuple[int, ...] = ()  # tokens that end the reasoning
 
 
 class Preparer:
     """Prompts of one loaded model with `context` tokens a request."""
 
-    def __init__(self, vocab: Vocab, chat_template: str | None, context: int) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        chat_templates: Mapping[str, str],
+        context: int,
+        output_format: str = "auto",
+    ) -> None:
         self._vocab = vocab
         self._context = context
         self._guard = Guard(vocab.silent)
-        self._format = output.find(chat_template)
+        self._format = output.find(chat_templates.get("default"), output_format)
         self._template = Template(
-            chat_template,
+            chat_templates,
             bos=vocab.bos_text,
             eos=vocab.eos_text,
             chatml=vocab.has("<|im_start|>") and vocab.has("<|im_end|>"),
             guard=self._guard,
         )
+        self._form = output.find(self._template.source, output_format)
+        self._breakers: dict[tuple[str, ...], Breakers] = {}
 
     @property
     def has_template(self) -> bool:
@@ -51,7 +88,27 @@ class Preparer:
 
     def prepare(self, request: Generate) -> Prepared:
         """Return tokens and state of a request; raises InvalidRequest and its kind."""
-        tokens, shown = self._read(request)
+        prompt = request.prompt
+        if isinstance(prompt, Messages):
+            shown = self._without_tools(prompt) if request.tool_choice.mode == "none" else prompt
+            text = self._template.render(shown)
+            tokens = self._tokenize(self._guard.split(text), request, wrap=self._wraps(text))
+            return self._conversation(request, self._begin(request, tokens), text)
+        if isinstance(prompt, Text):
+            if prompt.suffix is not None:
+                tokens = self._with_gap(request, prompt, prompt.suffix)
+            else:
+                tokens = self._tokenize([(prompt.text, False)], request, wrap=True)
+        else:
+            self._check(prompt.tokens, "prompt")
+            tokens = list(prompt.tokens)
+        prepared = self._begin(request, tokens)
+        if request.constraint is not None:
+            prepared = prepared._replace(grammar=answer_grammar.content(request.constraint))
+        return prepared
+
+    def _begin(self, request: Generate, tokens: list[int]) -> Prepared:
+        """Return what a generation after these tokens needs, whatever they stand for."""
         if not tokens:
             if self._vocab.bos is None:
                 raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
@@ -60,33 +117,134 @@ class Preparer:
             raise self._too_long(str(len(tokens)), _param(request))
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
-        self._check(list(request.sampling.logit_bias or ()), "logit_bias")
-        sampler = Sampler(
-            request.sampling,
+        return Prepared(
+            sequence=Sequence(
+                tokens, context=self._context, max_tokens=request.max_tokens, group=request.group
+            ),
+            sampler=self._sampler(request, tokens),
+            output=output.Output(request.stop),
+            ends=self._vocab.ends.union(request.stop_tokens),
+            likelihoods=request.logprobs,
+            echo=self._echo(request, tokens),
+        )
+
+    def _conversation(self, request: Generate, prepared: Prepared, text: str) -> Prepared:
+        """Add how this model writes reasoning and calls, and what grammar follows from it."""
+        prompt = request.prompt
+        assert isinstance(prompt, Messages)
+        form, token_of = self._form, self._vocab.control.get
+        grammar = answer_grammar.demanded(request, form, text, token_of)
+        tools = prompt.tools if request.tool_choice.mode != "none" else None
+        budget, closing = request.reasoning_budget, None
+        if budget is not None:
+            closing = answer_grammar.closing(form, text)
+        return prepared._replace(
+            output=output.Output(
+                request.stop,
+                form=form,
+                prompt=text,
+                continued=prompt.continue_last,
+                tools=tools,
+                choice=request.tool_choice,
+            ),
+            grammar=grammar,
+            enforced=bool(tools) and request.constraint is None,
+            calls=Calls(request, form, token_of) if tools and grammar is None else None,
+            thinking=answer_grammar.opened(form, text) is not None,
+            thinking_budget=budget if closing else None,
+            closing=tuple(self._vocab.tokenize([(closing, True)], wrap=False)) if closing else (),
+        )
+
+    @staticmethod
+    def _without_tools(prompt: Messages) -> Messages:
+        return msgspec.structs.replace(prompt, tools=None)
+
+    def _sampler(self, request: Generate, tokens: list[int]) -> Sampler:
+        said = request.sampling.over(DEFAULTS)
+        self._check(list(said.logit_bias or ()), "logit_bias")
+        self._check(request.stop_tokens, "stop_token_ids")
+        dry = None
+        if repetitions.wanted(said):
+            breakers = self._find_breakers(tuple(said.dry_sequence_breakers or ()))
+            dry = Dry(said, tokens, breakers, context=self._context)
+        return Sampler(
+            said,
             prompt=tokens,
             ends=self._vocab.ends,
+            stops=request.stop_tokens,
             suppressed=self._vocab.suppressed,
+            dry=dry,
         )
-        sequence = Sequence(
-            tokens, context=self._context, max_tokens=request.max_tokens, group=request.group
-        )
-        return Prepared(sequence, sampler, shown)
 
-    def _read(self, request: Generate) -> tuple[list[int], output.Output]:
-        prompt = request.prompt
-        if isinstance(prompt, Messages):
-            text = self._template.render(prompt)
-            # A template that writes BOS itself must not get a second one.
-            wrap = not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
-            shown = output.Output(
-                request.stop, form=self._format, prompt=text, continued=prompt.continue_last
+    def _find_breakers(self, texts: tuple[str, ...]) -> Breakers:
+        found = self._breakers.get(texts)
+        if found is None:
+            if len(texts) > _MOST_BREAKERS:
+                raise InvalidRequest(
+                    f"dry_sequence_breakers has {len(texts)} texts, at most {_MOST_BREAKERS} "
+                    "are allowed",
+                    param="dry_sequence_breakers",
+                )
+            vocab = self._vocab
+            spellings = [vocab.spelling(token) for token in range(vocab.n_tokens)]
+            found = find_breakers(
+                texts, spellings, lambda text: vocab.tokenize([(text, False)], wrap=False)
             )
-            return self._tokenize(self._guard.split(text), request, wrap=wrap), shown
-        shown = output.Output(request.stop)
-        if isinstance(prompt, protocol.Text):
-            return self._tokenize([(prompt.text, False)], request, wrap=True), shown
-        self._check(prompt.tokens, "prompt")
-        return list(prompt.tokens), shown
+            if len(self._breakers) >= _MOST_KEPT:
+                self._breakers.clear()
+            self._breakers[texts] = found
+        return found
+
+    def _echo(self, request: Generate, tokens: list[int]) -> str:
+        if not request.echo:
+            return ""
+        if request.logprobs is not None:
+            raise UnsupportedParameter(
+                "log-probabilities of the prompt's own tokens are not computed; "
+                "leave out `echo` or `logprobs`",
+                param="echo",
+            )
+        match request.prompt:
+            case Text(text):
+                return text
+            case Tokens():
+                data = b"".join(self._vocab.spelling(token) for token in tokens)
+                return data.decode("utf-8", "replace")
+            case _:
+                return ""
+
+    def call(self, request: Tokenize | Detokenize | Render) -> Tokenized | Detokenized | Rendered:
+        """Answer what the vocabulary and the template alone can answer."""
+        vocab = self._vocab
+        if isinstance(request, Render):
+            text = self._template.render(request.prompt)
+            tokens = vocab.tokenize(list(self._guard.split(text)), wrap=self._wraps(text))
+            return Rendered(request.id, self._guard.unmark(text), len(tokens))
+        if isinstance(request, Tokenize):
+            parts = [(request.text, request.parse_special)]
+            tokens = vocab.tokenize(parts, wrap=request.add_special)
+            return Tokenized(request.id, tokens, [vocab.spelling(token) for token in tokens])
+        self._check(request.tokens, "tokens")
+        data = b"".join([vocab.spelling(token) for token in request.tokens])
+        return Detokenized(request.id, data.decode("utf-8", "replace"))
+
+    def _wraps(self, text: str) -> bool:
+        # A template that writes BOS itself must not get a second one.
+        return not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
+
+    def _with_gap(self, request: Generate, prompt: Text, suffix: str) -> list[int]:
+        """Return the prompt for what stands between two texts, as llama-server's /infill has it."""
+        before, behind, middle = self._vocab.gap
+        if before is None or behind is None or middle is None:
+            raise InvalidRequest(
+                "this model knows no tokens for filling a gap between two texts; leave out "
+                "`suffix`, or use a model that was trained for it",
+                param="suffix",
+            )
+        head = [self._vocab.bos] if self._vocab.add_bos and self._vocab.bos is not None else []
+        prefix = self._tokenize([(prompt.text, False)], request, wrap=False)
+        rest = self._tokenize([(suffix, False)], request, wrap=False)
+        return [*head, before, *prefix, behind, *rest, middle]
 
     def _tokenize(
         self, parts: Iterable[tuple[str, bool]], request: Generate, *, wrap: bool

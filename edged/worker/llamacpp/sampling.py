@@ -135,7 +135,7 @@ class Sampler:
         ids: Ids | None = None
         logits = row
         if 0 < self._top_k < len(row):
-            ids = _largest(row, self._top_k)
+            ids = largest(row, self._top_k)
             logits = row[ids]
         if self._typical_p < 1.0:
             kept = _typical(logits, self._typical_p)
@@ -175,7 +175,7 @@ def _pick(weights: Row, dice: float) -> int:
     return int(weights.argmax())  # rounding put the point behind the last weight
 
 
-def _largest(row: Row, k: int) -> Ids:
+def largest(row: Row, k: int) -> Ids:
     """Return the indices of the `k` largest values, largest first."""
     n_blocks = len(row) // _BLOCK
     candidates: Ids

@@ -37,12 +37,23 @@ class Vocab:
         self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
         self.bos: int | None = self._special(lib.llama_vocab_bos)
         self.eos: int | None = self._special(lib.llama_vocab_eos)
+        # Fill-in-the-middle: before the prefix, before the suffix, before what is to be written.
+        self.gap = tuple(
+            self._special(getter)
+            for getter in (
+                lib.llama_vocab_fim_pre,
+                lib.llama_vocab_fim_suf,
+                lib.llama_vocab_fim_mid,
+            )
+        )
         self.bos_text = self.text(self.bos)
         self.eos_text = self.text(self.eos)
         every = range(self.n_tokens)
         self.ends = frozenset(t for t in every if lib.llama_vocab_is_eog(self._vocab, t))
         attributes = [lib.llama_vocab_get_attr(self._vocab, t) for t in every]
         control = {t: self.text(t) for t in every if attributes[t] & _ATTR_CONTROL}
+        #: Control tokens by their spelling.
+        self.control = {text: t for t, text in control.items()}
         defined = [self.text(t) for t in every if attributes[t] & _ATTR_USER_DEFINED]
         self._shown = frozenset(t for t, text in control.items() if text in shown)
         #: Spellings that mean something to the model and nothing to a reader.
@@ -119,11 +130,14 @@ class Vocab:
         """Return the bytes that `token` adds to the output; empty for most control tokens."""
         known = self._pieces[token]
         if known is None:
-            known = self._pieces[token] = self._spell(token)
+            known = self._pieces[token] = self._spell(token, special=token in self._shown)
         return known
 
-    def _spell(self, token: int) -> bytes:
-        special = token in self._shown
+    def spelling(self, token: int) -> bytes:
+        """Return the bytes of `token`, control tokens included."""
+        return self.piece(token) or self._spell(token, special=True)
+
+    def _spell(self, token: int, *, special: bool) -> bytes:
         room = 64
         while True:
             out = ctypes.create_string_buffer(room)

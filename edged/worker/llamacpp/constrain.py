@@ -1,0 +1,211 @@
+"""Grammars: text becomes an automaton, the automaton bans tokens in a row of logits.
+
+The automata are llguidance's. What a client writes as schema, regular expression or grammar is
+foreign code for it, so it is compiled beside the loop in threads of its own, with limits:
+* on the text, because llguidance recurses through rules that use each other (6,000 rules in a
+  chain overflow a stack of 8 MiB, which kills the process), and these threads have large stacks;
+* on the time and memory of automata, by llguidance's own fuel, before and while they run.
+
+The first step of every automaton is taken here as well: it is the most expensive one, and shows
+what can match nothing. All that is wrong is an InvalidRequest before the answer starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
+from edged.errors import InvalidRequest, ServiceUnavailable
+from edged.worker.llamacpp.vocabulary import Vocab
+
+Row = npt.NDArray[np.float32]
+
+_LONGEST = 1 << 18  # characters of a grammar
+_STACK_BYTES = 512 << 20  # of address space; pages are taken as they are touched
+_N_THREADS = 2
+_PATIENCE_S = 20.0
+_N_KEPT = 64
+_MOST_STATES = 50_000  # of 1 to 2 kB: a runaway grammar costs at most 100 MB
+
+
+class GrammarStuckError(Exception):
+    """The automaton met one of its limits in the middle of an answer."""
+
+
+class Guide:
+    """Where one generation stands in its grammar. The engine thread's, once it is compiled."""
+
+    __slots__ = ("_bits", "_matcher")
+
+    def __init__(self, matcher: llguidance.LLMatcher, n_tokens: int) -> None:
+        self._matcher = matcher
+        self._bits = np.zeros((n_tokens + 31) // 32, np.uint32)
+
+    def narrow(self, row: Row) -> None:
+        """Ban the tokens in `row` that cannot come next. Raises GrammarStuckError."""
+        bits = self._bits
+        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        if self._matcher.is_error():
+            raise GrammarStuckError(_reason(self._matcher.get_error()))
+        allowed = np.unpackbits(bits.view(np.uint8), bitorder="little", count=len(row))
+        # Whichever are fewer are looked up: a mask over the whole row takes ten times as long.
+        if 2 * int(np.count_nonzero(allowed)) < len(row):
+            ids = np.flatnonzero(allowed)
+            kept = row[ids]
+            row.fill(-np.inf)
+            row[ids] = kept
+        else:
+            row[np.flatnonzero(allowed == 0)] = -np.inf
+
+    def take(self, token: int) -> None:
+        """Go on by the chosen token. Raises GrammarStuckError."""
+        if not self._matcher.consume_token(token):
+            raise GrammarStuckError(_reason(self._matcher.get_error()))
+
+    def takes(self, tokens: Sequence[int]) -> bool:
+        """Go on by tokens that are written already; False if they do not fit."""
+        return self._matcher.try_consume_tokens(list(tokens)) == len(tokens)
+
+    def allows(self, tokens: Sequence[int]) -> bool:
+        """Tell whether these tokens may come next."""
+        return self._matcher.validate_tokens(list(tokens)) == len(tokens)
+
+    @property
+    def complete(self) -> bool:
+        """The answer may end here."""
+        return self._matcher.is_accepting()
+
+    @property
+    def over(self) -> bool:
+        """The answer must end here: nothing but an end token can follow."""
+        return self._matcher.is_stopped()
+
+
+class Grammars:
+    """The compiled grammars of one vocabulary, the lately used ones kept. Safe from any thread."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        self._tokenizer: llguidance.LLTokenizer | None = None  # a second's work: made when needed
+        self._making = threading.Lock()
+        # By its text: the automaton at its beginning, or why there is none.
+        self._kept: OrderedDict[str, Future[llguidance.LLMatcher | str]] = OrderedDict()
+        self._keeping = threading.Lock()
+        # Verbose messages carry the whole state, the answer's tokens among it.
+        self._limits = llguidance.LLParserLimits(
+            max_lexer_states=_MOST_STATES, verbose_errors=False
+        )
+        self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="grammar")
+
+    async def guide(self, grammar: str, param: str) -> Guide:
+        """Return the automaton of a grammar in llguidance's JSON, at its beginning.
+
+        Raises InvalidRequest, about `param`, with the reason why there is none.
+        """
+        compiling = self._compiled(grammar)
+        try:
+            # Shielded: others may wait for the same one.
+            waiting = asyncio.shield(asyncio.wrap_future(compiling))
+            found = await asyncio.wait_for(waiting, _PATIENCE_S)
+        except TimeoutError:
+            if not compiling.running():
+                raise ServiceUnavailable("the grammars of others are being compiled") from None
+            found = f"it is not compiled after {_PATIENCE_S:g} s"
+        if isinstance(found, str):
+            raise InvalidRequest(f"this cannot be enforced: {found}", param=param)
+        return Guide(found.deep_copy(), self._vocab.n_tokens)
+
+    def guide_now(self, grammar: str) -> Guide | None:
+        """Return the automaton; None while it is being compiled. Raises GrammarStuckError."""
+        compiling = self._compiled(grammar)
+        if not compiling.done():
+            return None
+        found = compiling.result()
+        if isinstance(found, str):
+            raise GrammarStuckError(found)
+        return Guide(found.deep_copy(), self._vocab.n_tokens)
+
+    def close(self) -> None:
+        """Start nothing more; what is being compiled ends by its own limits."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _compiled(self, grammar: str) -> Future[llguidance.LLMatcher | str]:
+        with self._keeping:
+            found = self._kept.get(grammar)
+            if found is None:
+                before = threading.stack_size(_STACK_BYTES)
+                try:
+                    found = self._threads.submit(self._compile, grammar)
+                finally:
+                    threading.stack_size(before)
+                self._kept[grammar] = found
+                if len(self._kept) > _N_KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(grammar)
+            return found
+
+    def _compile(self, grammar: str) -> llguidance.LLMatcher | str:
+        """Return the automaton, or why there is none."""
+        if len(grammar) > _LONGEST:
+            return f"the grammar has {len(grammar)} characters, at most {_LONGEST} are allowed"
+        try:
+            matcher = llguidance.LLMatcher(self._words(), grammar, log_level=0, limits=self._limits)
+            if not matcher.is_error():
+                matcher.compute_bitmask()  # fails where nothing can match
+        except Exception as error:  # noqa: BLE001 - whatever foreign code says of foreign text
+            return _reason(str(error))
+        return _reason(matcher.get_error()) if matcher.is_error() else matcher
+
+    def _words(self) -> llguidance.LLTokenizer:
+        with self._making:
+            if self._tokenizer is None:
+                self._tokenizer = llguidance.LLTokenizer(
+                    _Words(self._vocab),
+                    n_vocab=self._vocab.n_tokens,
+                    eos_token=sorted(self._vocab.ends),
+                )
+            return self._tokenizer
+
+
+class _Words(llguidance.TokenizerWrapper):
+    """The vocabulary as llguidance wants to see it: its tokens' bytes are those of the output."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        self.eos_token_id = min(vocab.ends, default=0)
+        self.bos_token_id = vocab.bos
+        every = range(vocab.n_tokens)
+        silent = {token for token in every if not vocab.piece(token)}
+        self.special_token_ids = sorted({*vocab.control.values(), *vocab.ends, *silent})
+        self.tokens = [vocab.spelling(token) or b"-" for token in every]
+        self.is_tokenizer_wrapper = True
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the tokens of a text that the grammar demands, as the model would write it."""
+        vocab, data = self._vocab, text.encode()
+        tokens = vocab.tokenize([(text, False)], wrap=False)
+        if b"".join(vocab.piece(token) for token in tokens) == data:
+            return tokens
+        # Vocabularies with a space before every word put one at the start as well.
+        lead = vocab.tokenize([("\n", False)], wrap=False)
+        led = vocab.tokenize([("\n" + text, False)], wrap=False)[len(lead) :]
+        if b"".join(vocab.piece(token) for token in led) == data:
+            return led
+        return []
+
+
+def _reason(error: str) -> str:
+    """Return what llguidance says, without its state and backtraces, on one line."""
+    for mark in ("<state>", "<non-verbose/>", "<backtrace>"):
+        error = error.partition(mark)[0]
+    error = " ".join(error.split())
+    if error in ("NoExtension", "NoExtensionBias"):
+        return "no text can match it"
+    return error[:500] or "llguidance gives no reason"

@@ -1,0 +1,238 @@
+"""One running answer: from a row of logits to a token, its text and the events of both.
+
+The engine thread's, from the moment it is admitted. `plain` answers (no grammar, no likelihoods,
+no tools, no budget for reasoning) take a short way, as it is gone for every token of every stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from edged.protocol import Chosen, Delta, Event, Finish, Timings, Usage
+from edged.worker.llamacpp.constrain import Grammars, GrammarStuckError, Guide
+from edged.worker.llamacpp.likelihood import chosen
+from edged.worker.llamacpp.prepare import Prepared
+from edged.worker.llamacpp.sampling import NoChoiceError, Row
+from edged.worker.llamacpp.sequence import Reason
+from edged.worker.llamacpp.vocabulary import Vocab
+from edged.worker.output import NOTHING, Piece
+
+
+class Generation:
+    """One running request, as the engine thread sees it."""
+
+    __slots__ = (
+        "_calls",
+        "_closing",
+        "_ends",
+        "_forced",
+        "_grammars",
+        "_guide",
+        "_likelihoods",
+        "_n_reasoning",
+        "_n_tokens",
+        "_n_unshown",
+        "_output",
+        "_plain",
+        "_sampler",
+        "_thinking_budget",
+        "_top",
+        "_vocab",
+        "arrived_s",
+        "first_token_s",
+        "id",
+        "sequence",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        request_id: int,
+        prepared: Prepared,
+        vocab: Vocab,
+        grammars: Grammars,
+        *,
+        guide: Guide | None,
+        arrived_s: float,
+    ) -> None:
+        """`guide`: the grammar that the whole answer has to follow."""
+        self.id = request_id
+        self.sequence = prepared.sequence
+        self.arrived_s = arrived_s
+        self.started_s = 0.0  # first step with it
+        self.first_token_s = 0.0
+        self._sampler = prepared.sampler
+        self._output = prepared.output
+        self._ends = prepared.ends
+        self._vocab = vocab
+        self._grammars = grammars
+        self._guide = guide
+        self._calls = prepared.calls if guide is None else None  # what may be begun, unguided yet
+        self._top = prepared.likelihoods  # alternatives told with each token
+        self._likelihoods: list[tuple[Chosen, int]] = []  # of what is held back, with their bytes
+        self._thinking_budget = prepared.thinking_budget
+        self._closing = prepared.closing  # the tokens that end the reasoning
+        self._forced: deque[int] = deque()  # what follows, whatever the model thinks of it
+        self._n_tokens = 0  # of the answer
+        self._n_reasoning = 0
+        self._n_unshown = 0  # tokens whose text is still held back
+        self._plain = (
+            guide is None
+            and self._calls is None
+            and self._top is None
+            and self._thinking_budget is None
+        )
+        if guide is not None and prepared.enforced:
+            self._output.enforce()
+        if self._thinking_budget == 0 and prepared.thinking:
+            self._forced.extend(self._closing)
+
+    def advance(self, row: Row, events: list[Event]) -> bool:
+        """Choose the next token, add what it sets free to `events`; True if that was the last.
+
+        `row` are the logits for it, and are changed. Raises NoChoiceError, GrammarStuckError.
+        """
+        token = self._sampler.sample(row) if self._plain else self._choose(row)
+        if token is None:
+            self._finish("stop", events)
+            return True
+        reason = self.sequence.append(token, self._ends)
+        self._n_tokens += 1
+        self._n_unshown += 1
+        shown = self._output
+        thought = shown.reasoning
+        piece = NOTHING if reason == "stop" else shown.feed(self._vocab.piece(token))
+        self._n_reasoning += thought or shown.reasoning
+        if not self._plain:
+            reason = self._watch(token, reason)
+        if piece.stopped:
+            reason = "stop"
+        if piece.shows:
+            events.append(self._delta(piece))
+        if reason is not None:
+            self._finish(reason, events, piece.stop)
+        return reason is not None
+
+    # ── what is not plain ──
+
+    def _choose(self, row: Row) -> int | None:
+        """Return the next token; None if the grammar is at its end and no end token is allowed."""
+        guide, top = self._guide, self._top
+        unchanged = None if top is None else row.copy()
+        if self._forced:
+            token = self._forced.popleft()
+            self._sampler.take(token)
+        elif guide is None:
+            token = self._sampler.sample(row)
+        else:
+            guide.narrow(row)
+            try:
+                token = self._sampler.sample(row)
+            except NoChoiceError:
+                if guide.complete:
+                    return None
+                raise
+        if guide is not None and token not in self._ends:
+            guide.take(token)
+        if unchanged is not None and token not in self._ends:
+            likelihood = chosen(unchanged, token, top or 0, self._vocab.spelling)
+            self._likelihoods.append((likelihood, len(self._vocab.piece(token))))
+        return token
+
+    def _watch(self, token: int, reason: Reason | None) -> Reason | None:
+        """Look where the answer has got to: in its grammar, its reasoning, the calls it begins."""
+        if self._guide is not None:
+            if self._guide.over and token not in self._ends:
+                return "stop"
+        elif self._calls is not None and self._output.triggered is not None:
+            self._begin_call()
+        if self._output.reasoning:
+            self._likelihoods.clear()
+            self._limit_thoughts()
+        return reason
+
+    def _limit_thoughts(self) -> None:
+        """Write what ends the reasoning if it has had its tokens."""
+        budget = self._thinking_budget
+        if budget is None or self._n_reasoning < budget:
+            return
+        if self._guide is None or self._guide.allows(self._closing):
+            self._forced.extend(self._closing)
+            self._thinking_budget = None
+
+    def _begin_call(self) -> None:
+        """Let the grammar of calls guide the answer from here on, as soon as it is compiled."""
+        found = self._output.triggered
+        assert found is not None
+        assert self._calls is not None
+        trigger, text = found
+        try:
+            guide = self._grammars.guide_now(self._calls.after(trigger).text)
+        except (GrammarStuckError, ValueError):  # a call is still read, or shown as the text it is
+            self._calls = None
+            return
+        if guide is None:  # being compiled; what is written until then has to fit
+            return
+        written = self._vocab.tokenize([(text, True)], wrap=False) if text else []
+        if guide.takes(written):
+            self._guide = guide
+            self._output.enforce()
+        self._calls = None
+
+    # ── events ──
+
+    def _delta(self, piece: Piece) -> Delta:
+        n, self._n_unshown = self._n_unshown, 0
+        if self._plain:
+            return Delta(self.id, piece.content, piece.reasoning, n_tokens=n)
+        likelihoods = self._released(piece) if self._likelihoods else []
+        return Delta(
+            self.id,
+            piece.content,
+            piece.reasoning,
+            list(piece.calls),
+            likelihoods,
+            n,
+        )
+
+    def _released(self, piece: Piece) -> list[Chosen]:
+        """Return the likelihoods of the tokens whose text a piece shows; forget those before it."""
+        held, self._likelihoods = self._likelihoods, []
+        if not piece.content:
+            return []  # they made reasoning or a call
+        if not piece.stopped:
+            return [likelihood for likelihood, _ in held]
+        # What comes after the content is the stop string's.
+        n, shown = len(piece.content.encode()), []
+        for likelihood, n_bytes in held:
+            if n <= 0:
+                break
+            shown.append(likelihood)
+            n -= n_bytes
+        return shown
+
+    def _finish(self, reason: Reason, events: list[Event], stop: str | None = None) -> None:
+        rest = self._output.finish(cut=reason == "length")
+        if rest.shows:
+            events.append(self._delta(rest))
+        if rest.stopped:
+            reason, stop = "stop", rest.stop
+        now = time.monotonic()
+        usage = Usage(
+            prompt_tokens=self.sequence.n_prompt,
+            completion_tokens=self._n_tokens,
+            cached_tokens=self.sequence.n_cached or 0,
+            reasoning_tokens=self._n_reasoning,
+        )
+        timings = Timings(
+            queue_ms=_ms(self.started_s - self.arrived_s),
+            prefill_ms=_ms(self.first_token_s - self.started_s),
+            decode_ms=_ms(now - self.first_token_s),
+        )
+        called = reason == "stop" and self._output.called
+        events.append(Finish(self.id, "tool_calls" if called else reason, usage, timings, stop))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
