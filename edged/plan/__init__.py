@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from edged.config import Config, LlamaCppOptions, Model, Source
 from edged.config.values import format_bytes, suggestion
 from edged.errors import ModelNotFound, StoreError
 from edged.hardware import Cpu, Hardware
-from edged.plan.estimate import MemoryEstimate, estimate
-from edged.protocol import Launch, LlamaCppLaunch
+from edged.plan import kind as kinds
+from edged.plan.estimate import MemoryEstimate, cells_of, estimate
+from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.source import resolve
 
@@ -34,6 +36,11 @@ class ModelPlan(Struct, frozen=True):
     memory: MemoryEstimate | None = None
     reasons: tuple[str, ...] = ()
     refusal: str | None = None
+
+    @property
+    def kind(self) -> Kind | None:
+        """What it serves; None where no worker of ours does."""
+        return self.launch.kind if self.launch else None
 
     @property
     def context(self) -> int:
@@ -115,12 +122,15 @@ def _kind(old: ModelPlan | None, new: ModelPlan) -> str:
 
 _GIB = 1 << 30
 _MIN_CAPABILITY = (7, 0)
+_SHORTEST_CONTEXT = 512  # of an encoder whose default does not fit
 
 
 def _budget_bytes(config: Config, hardware: Hardware) -> int:
     limit = hardware.memory.limit_bytes
     reserve = config.hardware.reserve_memory_bytes
     return max(0, limit - (min(_GIB, limit // 4) if reserve is None else reserve))
+
+
 
 
 class _RefusedError(Exception):
@@ -180,11 +190,11 @@ class _Choice:
         if self._model.require == "gpu":
             raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
         path, file_id, header = self._file(gguf)
-        context = self._context(header)
-        self._check_use(header)
+        kind, pooling = self._kind(header)
         options = self._model.llamacpp
         parallel = self._model.parallel
-        memory = estimate(header, context=context, parallel=parallel, options=options)
+        context, memory = self._fitting(header, self._context(header), pooling)
+        self._check_use(header, kind)
         self._check_room(memory, context)
         launch = Launch(
             model=self._model.name,
@@ -194,8 +204,9 @@ class _Choice:
             output_format=self._model.output_format,
             context=context,
             parallel=parallel,
-            pool=context * parallel,
-            llamacpp=self._settings(options, self._hardware.cpu),
+            pool=cells_of(context, parallel, options, pooling),
+            kind=kind,
+            llamacpp=self._settings(options, self._hardware.cpu, pooling),
         )
         return ModelPlan(
             model=self._model,
@@ -240,10 +251,46 @@ class _Choice:
         )
         return trained
 
-    def _check_use(self, header: GgufHeader) -> None:
-        if header.kind != "chat":
-            what = {"embeddings": "an embeddings model", "rerank": "a reranker"}[header.kind]
-            raise _RefusedError(f"it is {what}, and this version generates text only")
+    def _kind(self, header: GgufHeader) -> tuple[Kind, Pooling | None]:
+        """Return what the model serves, and choose what nobody said accordingly."""
+        model = self._model
+        try:
+            kind, pooling = kinds.kind_of(model, header)
+        except kinds.UnfitError as error:
+            raise _RefusedError(str(error)) from None
+        if kind != "chat":
+            if model.parallel_is_default:
+                self._model = replace(model, parallel=kinds.PARALLEL)
+            if header.pooling and header.pooling != pooling:
+                self._reasons.append(f"pooling is {pooling}, though its file says {header.pooling}")
+        return kind, pooling
+
+    def _fitting(
+        self, header: GgufHeader, context: int, pooling: Pooling | None
+    ) -> tuple[int, MemoryEstimate]:
+        """Return context and memory; a default context of an encoder gives way to the memory.
+
+        llama.cpp keeps a row of logits for every token of an encoder's input, though nobody reads
+        them: 8192 tokens of a vocabulary of 250,000 are 8 GiB.
+        """
+        model, wanted = self._model, context
+        while True:
+            memory = estimate(
+                header,
+                context=context,
+                parallel=model.parallel,
+                options=model.llamacpp,
+                pooling=pooling,
+            )
+            small_enough = memory.total_bytes <= self._budget or context <= _SHORTEST_CONTEXT
+            if small_enough or pooling is None or not model.context_is_default:
+                break
+            context = max(context // 2, _SHORTEST_CONTEXT)
+        if context < wanted:
+            self._reasons.append(f"context is {context}, not {wanted}: more does not fit in memory")
+        return context, memory
+
+    def _check_use(self, header: GgufHeader, kind: Kind) -> None:
         strangers = [
             token for token in self._model.sampling.logit_bias or {} if token >= header.n_vocab
         ]
@@ -252,7 +299,7 @@ class _Choice:
                 f"sampling.logit_bias names token {strangers[0]}, "
                 f"and the vocabulary has {header.n_vocab} tokens"
             )
-        if not header.chat_template:
+        if kind == "chat" and not header.chat_template:
             self._reasons.append("the file brings no chat template")
 
     def _check_room(self, memory: MemoryEstimate, context: int) -> None:
@@ -267,7 +314,9 @@ class _Choice:
                 "lower context or parallel, or take a smaller quantisation"
             )
 
-    def _settings(self, options: LlamaCppOptions, cpu: Cpu) -> LlamaCppLaunch:
+    def _settings(
+        self, options: LlamaCppOptions, cpu: Cpu, pooling: Pooling | None
+    ) -> LlamaCppLaunch:
         # On a box of one or two cores every core counts; elsewhere one stays for the daemon and
         # the rest of the box, since ggml's threads wait for the slowest at every barrier.
         cores = cpu.usable_cores
@@ -289,6 +338,7 @@ class _Choice:
             kv_type=options.kv_type,
             flash_attention=options.flash_attention,
             batch=options.batch,
+            pooling=pooling,
         )
 
     def _why_llamacpp(self, memory: MemoryEstimate) -> str:

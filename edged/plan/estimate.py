@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from edged.config import LlamaCppOptions
+from edged.protocol import Pooling
 from edged.store.ggml_types import TENSOR_TYPES
 from edged.store.gguf import GgufHeader
 
@@ -33,22 +34,47 @@ class MemoryEstimate(Struct, frozen=True):
 
 
 def estimate(
-    header: GgufHeader, *, context: int, parallel: int, options: LlamaCppOptions
+    header: GgufHeader,
+    *,
+    context: int,
+    parallel: int,
+    options: LlamaCppOptions,
+    pooling: Pooling | None = None,
 ) -> MemoryEstimate:
-    """Estimate a worker that keeps `parallel` sequences of `context` tokens, all on the CPU."""
-    cells = -(-context * parallel // _KV_PADDING) * _KV_PADDING
-    # as the runner does: spare sequences for resident prefixes
-    sequences = parallel + (2 if header.recurrent_layers else max(8, parallel))
+    """Estimate a worker that keeps `parallel` sequences of `context` tokens, all on the CPU.
+
+    `pooling`: one that computes vectors or scores instead, an input after the other.
+    """
+    cells = cells_of(context, parallel, options, pooling)
+    cells = -(-cells // _KV_PADDING) * _KV_PADDING
+    # as the runners do: spare sequences for resident prefixes, or as many inputs as share a batch
+    if pooling:
+        sequences = 4 if header.recurrent_layers else 64
+    else:
+        sequences = parallel + (2 if header.recurrent_layers else max(8, parallel))
     return MemoryEstimate(
         weights_bytes=header.weights_bytes,
         kv_bytes=_kv_bytes(header, cells, options.kv_type) + _state_bytes(header) * sequences,
-        compute_bytes=_compute_bytes(header, cells, sequences, options),
+        compute_bytes=_compute_bytes(header, cells, sequences, options, pooling),
     )
+
+
+def cells_of(context: int, parallel: int, options: LlamaCppOptions, pooling: Pooling | None) -> int:
+    """Return the KV cells of a context, or the tokens of its largest batch where it keeps none."""
+    return max(context, options.batch) if pooling else context * parallel
+
+
+def _batch(
+    header: GgufHeader, cells: int, options: LlamaCppOptions, pooling: Pooling | None
+) -> int:
+    """Return the tokens of the largest decode: an input that cannot be read in parts is one."""
+    in_parts = pooling is None or (header.is_causal and pooling in ("last", "rank"))
+    return min(options.batch, cells) if in_parts else cells
 
 
 def _kv_bytes(header: GgufHeader, cells: int, kv_type: str) -> int:
     """Return the size of the KV cache; sliding-window layers keep all cells (`swa_full`)."""
-    if not header.attention_layers:
+    if not header.attention_layers or header.is_encoder:
         return 0
     n_heads = header.per_layer("attention.head_count", 1)
     n_heads_kv = header.per_layer("attention.head_count_kv", max(n_heads, default=1))
@@ -91,9 +117,16 @@ def _state_bytes(header: GgufHeader) -> int:
     return len(header.recurrent_layers) * values * _F32
 
 
-def _compute_bytes(header: GgufHeader, cells: int, sequences: int, options: LlamaCppOptions) -> int:
-    batch = min(options.batch, cells)
-    logits = sequences * header.n_vocab * _F32
+def _compute_bytes(
+    header: GgufHeader,
+    cells: int,
+    sequences: int,
+    options: LlamaCppOptions,
+    pooling: Pooling | None,
+) -> int:
+    batch = _batch(header, cells, options, pooling)
+    # llama.cpp gives every token of an embeddings batch a row for logits, used or not
+    logits = (batch if pooling else sequences) * header.n_vocab * _F32
     n_heads = max(header.per_layer("attention.head_count", 1), default=1)
     width = max(header.embedding_length, n_heads * sum(_head_widths(header, n_heads)) // 2)
     feed_forward = max(header.per_layer("feed_forward_length", 0), default=0)
@@ -110,7 +143,8 @@ def _compute_bytes(header: GgufHeader, cells: int, sequences: int, options: Llam
             attention = batch * cells * _F32 * (n_heads + masks)
         else:
             attention = batch * cells * 2 * masks
-    return logits + attention + max(layer, logits + batch * width * _F32)
+    head = 0 if header.is_encoder else logits + batch * width * _F32
+    return logits + attention + max(layer, head)
 
 
 def _type_size(name: str) -> tuple[int, int]:

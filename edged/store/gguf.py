@@ -14,14 +14,13 @@ import functools
 import math
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
 from edged.errors import GgufError
+from edged.protocol import Kind, Pooling
 from edged.store.ggml_types import TENSOR_TYPES
-
-Kind = Literal["chat", "embeddings", "rerank"]
 
 _PIECE_BYTES = 1 << 20
 _MAX_KEYS = 1 << 12  # models have some fifty
@@ -42,7 +41,7 @@ _ENCODERS = {
     "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
     "neo-bert", "eurobert", "gemma-embedding", "t5encoder",
 }  # fmt: skip
-_POOLING_RANK = 4
+_POOLING: dict[int | None, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
 class GgufHeader(Struct, frozen=True):
@@ -58,6 +57,7 @@ class GgufHeader(Struct, frozen=True):
     embedding_rows: int | None  # of the token embedding
     attention_layers: frozenset[int]
     recurrent_layers: frozenset[int]
+    classifier: bool = False  # a head that gives scores
 
     @property
     def architecture(self) -> str:
@@ -104,10 +104,25 @@ class GgufHeader(Struct, frozen=True):
     @property
     def kind(self) -> Kind:
         """What it is for."""
-        pooling = self.number("pooling_type")
-        if pooling == _POOLING_RANK:
+        if self.pooling == "rank":
             return "rerank"
-        return "embeddings" if pooling or self.architecture in _ENCODERS else "chat"
+        return "embeddings" if self.pooling or self.is_encoder else "chat"
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How it makes one vector, or one score, of many; None: it does not say."""
+        return _POOLING.get(self.number("pooling_type"))
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it reads text and cannot write any: it keeps no KV."""
+        return self.architecture in _ENCODERS
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        said = self.metadata.get(f"{self.architecture}.attention.causal", not self.is_encoder)
+        return bool(said) and not self.is_encoder
 
     def number(self, key: str) -> int | None:
         """Return the whole number `ARCHITECTURE.key`, None where there is none."""
@@ -132,6 +147,13 @@ def read_header(path: Path) -> GgufHeader:
     Raises GgufError, whose message is a predicate about the file, and OSError. A file that has
     been read before and has not changed is not read again.
     """
+    header = read_any(path)
+    _check(header)
+    return header
+
+
+def read_any(path: Path) -> GgufHeader:
+    """Read the header of a GGUF file of any kind; raises as `read_header` does."""
     status = path.stat()
     return _read_header(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -139,9 +161,7 @@ def read_header(path: Path) -> GgufHeader:
 @functools.lru_cache(maxsize=256)
 def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeader:
     with Path(path).open("rb", buffering=0) as file:
-        header = _parse(_Reader(file, size))
-    _check(header)
-    return header
+        return _parse(_Reader(file, size))
 
 
 # ── the walk through the file ──
@@ -182,6 +202,7 @@ def _parse(reader: _Reader) -> GgufHeader:
         embedding_rows=table.embedding_rows,
         attention_layers=frozenset(table.attention_layers),
         recurrent_layers=frozenset(table.recurrent_layers),
+        classifier=table.classifier,
     )
 
 
@@ -224,6 +245,7 @@ class _TensorTable:
         self.embedding_rows: int | None = None
         self.attention_layers: set[int] = set()
         self.recurrent_layers: set[int] = set()
+        self.classifier = False
 
     def add(self, reader: _Reader) -> None:
         name = reader.name("a tensor name")
@@ -244,6 +266,7 @@ class _TensorTable:
         self.bytes_by_type[type_name] = self.bytes_by_type.get(type_name, 0) + n_bytes
         if name == "token_embd.weight" and n_dimensions > 1:
             self.embedding_rows = dimensions[1]
+        self.classifier = self.classifier or name in ("cls.weight", "cls.output.weight")
         if name.startswith("blk."):
             self._layer(name)
 

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -8,10 +8,24 @@ from msgspec.structs import replace
 
 from edged import plan
 from edged.config import Config, HardwareOverrides, LlamaCppOptions, Model, Server, Source
-from edged.errors import ModelNotFound
+from edged.errors import ModelNotFound, WrongModelKind
 from edged.hardware import Cpu, Engines, Gpu, Hardware, Memory
 from edged.plan import Diff, ModelPlan, Plan
-from edged.protocol import Launch, Sampling
+from edged.plan import kind as kinds
+from edged.protocol import (
+    Detokenize,
+    Embed,
+    Generate,
+    Kind,
+    Launch,
+    Messages,
+    Render,
+    Request,
+    Rerank,
+    Sampling,
+    Text,
+    Tokenize,
+)
 from tests.unit.gguf_bytes import MODEL, TENSORS, gguf
 
 GIB = 1 << 30
@@ -117,6 +131,118 @@ def test_wishes_without_effect_are_said(folder: Path) -> None:
     assert any("more than the 4 CPUs" in reason for reason in reasons)
 
 
+# ── kinds ──
+
+BERT = {key.replace("llama.", "bert."): value for key, value in MODEL.items()} | {
+    "general.architecture": "bert",
+}
+HEAD = ("cls.output.weight", (64, 1), 0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "fields", "kind", "pooling"),
+    [
+        (MODEL, {}, "chat", None),
+        (BERT | {"bert.pooling_type": 1}, {}, "embeddings", "mean"),
+        (BERT | {"bert.pooling_type": 2}, {}, "embeddings", "cls"),
+        (MODEL | {"llama.pooling_type": 3}, {}, "embeddings", "last"),
+        (BERT, {"llamacpp": LlamaCppOptions(pooling="mean")}, "embeddings", "mean"),
+        (
+            MODEL,
+            {"kind": "embeddings", "llamacpp": LlamaCppOptions(pooling="last")},
+            "embeddings",
+            "last",
+        ),
+        (BERT | {"bert.pooling_type": 4}, {}, "rerank", "rank"),
+        (BERT | {"bert.pooling_type": 1}, {"kind": "rerank"}, "rerank", "rank"),
+    ],
+)
+def test_kind_is_the_files_or_the_configurations(
+    folder: Path, metadata: dict[str, Any], fields: dict[str, Any], kind: str, pooling: str | None
+) -> None:
+    (folder / "a.gguf").write_bytes(gguf(metadata, [*TENSORS, HEAD]))
+    found = one(folder, **fields)
+    assert found.refusal is None
+    assert found.launch is not None
+    assert found.launch.llamacpp is not None
+    assert (found.kind, found.launch.kind) == (kind, kind)
+    assert found.launch.llamacpp.pooling == pooling
+
+
+def test_pooling_against_the_file_is_said(folder: Path) -> None:
+    (folder / "a.gguf").write_bytes(gguf(MODEL | {"llama.pooling_type": 1}))
+    found = one(folder, llamacpp=LlamaCppOptions(pooling="last"))
+    assert "pooling is last, though its file says mean" in found.reasons
+
+
+def test_embeddings_share_one_pool_and_take_many_requests(folder: Path) -> None:
+    (folder / "a.gguf").write_bytes(gguf(BERT | {"bert.pooling_type": 1}))
+    found = one(folder, parallel=4, parallel_is_default=True)
+    assert found.launch is not None
+    assert (found.launch.parallel, found.model.parallel) == (32, 32)
+    assert found.launch.pool == 1024
+    assert found.memory is not None
+    assert found.memory.kv_bytes == 0
+    said = one(folder, parallel=4)
+    assert said.launch is not None
+    assert said.launch.parallel == 4
+    assert said.memory == found.memory
+    short = one(folder, context=100).launch
+    assert short is not None
+    assert short.pool == 512
+
+
+def test_default_context_of_an_encoder_gives_way_to_the_memory(folder: Path) -> None:
+    tokens = [str(n) for n in range(50_000)]
+    metadata = BERT | {"bert.pooling_type": 1, "tokenizer.ggml.tokens": tokens}
+    tensors = [("token_embd.weight", (8, 50_000), 0), *TENSORS[1:]]
+    (folder / "a.gguf").write_bytes(gguf(metadata, tensors))
+    small = box(limit=GIB)
+    found = one(folder, small, context=8192, context_is_default=True)
+    assert found.refusal is None
+    assert found.context == 2048
+    assert "context is 2048, not 4096: more does not fit in memory" in found.reasons
+    assert "the box allows 768 MiB" in refusal(folder, small, context=4096)
+    tiny_box = box(limit=200 << 20)
+    assert "lower context" in refusal(folder, tiny_box, context=8192, context_is_default=True)
+
+
+CONVERSATION = Messages([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        (Generate(CONVERSATION), "chat"),
+        (Generate(Text("a")), "chat"),
+        (Render(CONVERSATION), "chat"),
+        (Embed([Text("a")]), "embeddings"),
+        (Rerank("q", ["d"]), "rerank"),
+    ],
+)
+def test_request_of_another_kind_is_refused_with_what_fits(asked: Request, fits: Kind) -> None:
+    ways: dict[Kind, str] = {
+        "chat": "/v1/chat/completions",
+        "embeddings": "/v1/embeddings",
+        "rerank": "/v1/rerank",
+    }
+    for kind, way in ways.items():
+        if kind == fits:
+            kinds.check(kind, asked)
+            continue
+        with pytest.raises(WrongModelKind) as caught:
+            kinds.check(kind, asked)
+        assert way in caught.value.message
+        assert caught.value.param == "model"
+    kinds.check(None, asked)
+
+
+def test_every_kind_can_tokenize() -> None:
+    for kind in get_args(Kind):
+        kinds.check(kind, Tokenize("a"))
+        kinds.check(kind, Detokenize([1]))
+
+
 # ── what cannot ──
 
 
@@ -157,7 +283,12 @@ def test_absent_llamacpp_says_how_to_install_it(folder: Path) -> None:
         ({"gguf": Source("file", "cut.gguf")}, "is truncated"),
         ({"gguf": Source("file", "empty.gguf")}, "is empty"),
         ({"gguf": Source("file", "wrong.gguf")}, "wrong vocabulary: 4 tokens for 7 embeddings"),
-        ({"gguf": Source("file", "embed.gguf")}, "an embeddings model"),
+        ({"gguf": Source("file", "bert.gguf")}, "its file does not say how it pools"),
+        ({"kind": "embeddings"}, 'set llamacpp.pooling = "mean", "cls" or "last"'),
+        ({"kind": "rerank"}, "no classifier head"),
+        ({"gguf": Source("file", "rank.gguf")}, "no classifier head"),
+        ({"gguf": Source("file", "embed.gguf"), "kind": "chat"}, "an embeddings model: remove"),
+        ({"llamacpp": LlamaCppOptions(pooling="cls")}, 'remove it, or set kind = "embeddings"'),
         ({"gguf": Source("hf", "a/b:Q4_K_M")}, "comes with `edged pull`"),
         ({"require": "gpu"}, 'require = "gpu"'),
         ({"sampling": Sampling(logit_bias={4: 1.0})}, "token 4, and the vocabulary has 4 tokens"),
@@ -169,6 +300,8 @@ def test_refusal_says_what_to_mend(folder: Path, fields: dict[str, Any], expecte
     (folder / "empty.gguf").touch()
     (folder / "wrong.gguf").write_bytes(gguf(tensors=[("token_embd.weight", (64, 7), 0)]))
     (folder / "embed.gguf").write_bytes(gguf({**MODEL, "llama.pooling_type": 1}))
+    (folder / "rank.gguf").write_bytes(gguf({**MODEL, "llama.pooling_type": 4}))
+    (folder / "bert.gguf").write_bytes(gguf(BERT))
     assert expected in refusal(folder, **fields)
 
 

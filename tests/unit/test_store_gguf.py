@@ -80,12 +80,27 @@ def test_quantised_tensors_count_their_blocks(tmp_path: Path) -> None:
         ({"llama.pooling_type": 3}, "embeddings"),
         ({"llama.pooling_type": 4}, "rerank"),
         ({"general.architecture": "bert"}, "embeddings"),
+        ({"llama.pooling_type": 9}, "chat"),
+        ({"llama.pooling_type": "mean"}, "chat"),
     ],
 )
 def test_kind_follows_pooling_and_architecture(
     tmp_path: Path, extra: dict[str, Any], kind: str
 ) -> None:
     assert read(tmp_path, gguf({**MODEL, **extra})).kind == kind
+
+
+def test_pooling_causality_and_classifier_are_read(tmp_path: Path) -> None:
+    plain = read(tmp_path, gguf())
+    assert (plain.pooling, plain.is_encoder, plain.is_causal) == (None, False, True)
+    assert not plain.classifier
+    both_ways = read(tmp_path, gguf({**MODEL, "llama.attention.causal": False}))
+    assert not both_ways.is_causal
+    bert = {**MODEL, "general.architecture": "bert", "bert.pooling_type": 2}
+    head = ("cls.output.weight", (64, 1), 0)
+    encoder = read(tmp_path, gguf(bert, [*TENSORS, head]))
+    assert (encoder.pooling, encoder.is_encoder, encoder.is_causal) == ("cls", True, False)
+    assert encoder.classifier
 
 
 @pytest.mark.parametrize("trait", TRAITS)
