@@ -8,6 +8,7 @@ import dataclasses
 import time
 import zlib
 from collections import Counter
+from collections.abc import Coroutine
 from typing import Any
 
 from litestar import Litestar
@@ -54,9 +55,9 @@ class Events:
         self.ended = True
         self._wake()
 
-    async def more(self) -> None:
-        """Wait until something was added."""
-        await self._changed.wait()
+    def more(self) -> Coroutine[Any, Any, Any]:
+        """Return what waits until something more is there than at the time of this call."""
+        return self._changed.wait()
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

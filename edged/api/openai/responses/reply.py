@@ -25,9 +25,11 @@ from edged.api.openai.responses.shape import (
     Reasoning,
     ReasoningText,
     Response,
+    ToldLogprob,
     Usage,
     logprobs_of,
 )
+from edged.api.openai.usage import Timings
 from edged.errors import EdgedError
 from edged.protocol import CallDelta, Delta, Finish
 
@@ -139,6 +141,7 @@ class ResponseReply:
             parts = self._to(_TEXT, "msg")  # nothing was said: that is a message too
         parts.append(self._end("incomplete" if cut else "completed"))
         self.response.usage = Usage.of(finish.usage)
+        self.response.timings = Timings.of(finish)
         if cut:
             self.response.status = "incomplete"
             self.response.incomplete_details = Incomplete()
@@ -154,10 +157,10 @@ class ResponseReply:
 
     def error(self, error: EdgedError) -> bytes:
         """Return what tells of the failure: of the response, or before there was one."""
-        self._give_up("failed")
+        parts = self._give_up("failed")
         self.response.error = Problem.of(error)
         if self.begun:
-            return self._state("response.failed")
+            return parts + self._state("response.failed")
         return self._event(
             "error", {"code": error.code, "message": error.message, "param": error.param}
         )
@@ -173,10 +176,11 @@ class ResponseReply:
         item = self._open.item("in_progress", sealed=self._sealed)
         return msgspec.structs.replace(self.response, output=[*self.response.output, item])
 
-    def _give_up(self, status: Literal["failed", "cancelled"]) -> None:
-        self._end("incomplete")
+    def _give_up(self, status: Literal["failed", "cancelled"]) -> bytes:
+        parts = self._end("incomplete")
         self.response.status = status
         self.ended = True
+        return parts
 
     # ── items ──
 
@@ -207,11 +211,11 @@ class ResponseReply:
         done: dict[str, Any] = dict(item.place)
         text = "".join(item.pieces)
         if item.call is not None:
-            done |= {"name": item.call.name, "arguments": text}
+            done["arguments"] = text
         else:
             done["text"] = text
             if item.kind == _TEXT:
-                done["logprobs"] = item.logprobs
+                done["logprobs"] = [ToldLogprob.of(each) for each in item.logprobs]
         parts = [self._event(f"{item.kind}.done", done)]
         if item.call is None:
             parts.append(self._event("response.content_part.done", item.place | _part(item)))
@@ -227,9 +231,12 @@ class ResponseReply:
             self._open.pending += logprobs_of(delta.logprobs)
         if not delta.content:
             return b""
-        told, self._open.pending = self._open.pending, []
-        self._open.logprobs += told
-        return self._delta(delta.content, b',"logprobs":' + (encode(told) if told else b"[]"))
+        found, self._open.pending = self._open.pending, []
+        if not found:
+            return self._delta(delta.content)
+        self._open.logprobs += found
+        told = [ToldLogprob.of(each) for each in found]
+        return self._delta(delta.content, b',"logprobs":' + encode(told))
 
     def _delta(self, text: str, more: bytes = b"") -> bytes:
         """Return the event of one piece; put together by hand, for a stream sends thousands."""

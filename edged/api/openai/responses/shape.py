@@ -7,6 +7,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from edged import protocol
+from edged.api.openai.usage import Timings
 from edged.errors import EdgedError, InvalidRequest, QueueFull
 from edged.protocol import Likelihood
 
@@ -25,6 +26,25 @@ class Logprob(Alternative):
     """The chosen token, and what else was likely at its place."""
 
     top_logprobs: list[Alternative]
+
+
+class ToldAlternative(Struct):
+    """An alternative inside a stream's events, where OpenAI leaves the bytes out."""
+
+    token: str
+    logprob: float
+
+
+class ToldLogprob(ToldAlternative):
+    """A chosen token inside a stream's events."""
+
+    top_logprobs: list[ToldAlternative]
+
+    @classmethod
+    def of(cls, whole: Logprob) -> ToldLogprob:
+        """Return the shorter form of `whole`."""
+        top = [ToldAlternative(each.token, each.logprob) for each in whole.top_logprobs]
+        return cls(whole.token, whole.logprob, top)
 
 
 class OutputText(Struct, tag_field="type", tag="output_text"):
@@ -159,6 +179,7 @@ class Response(Struct, kw_only=True):
     top_p: float
     truncation: str = "disabled"
     usage: Usage | None = None
+    timings: Timings | UnsetType = UNSET
     user: str | None
     metadata: dict[str, str]
 
