@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import openai
@@ -83,14 +84,23 @@ def served(folder: Path, models_toml: str) -> Iterator[str]:
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     def ready() -> bool:
         if process.poll() is not None:
-            pytest.fail(f"edged ended with {process.returncode}:\n{log.read_text()}")
+            _fail(f"edged ended with {process.returncode}", log)
         try:
-            return httpx.get(f"{url}/ready", trust_env=False).status_code == httpx.codes.OK
+            reply = httpx.get(f"{url}/ready", trust_env=False)
         except httpx.ConnectError:
             return False
+        for line in reply.json().get("waiting_for", ()):
+            if " is failed" in line:
+                _fail(line, log)
+        return reply.status_code == httpx.codes.OK
 
     if not eventually(ready, START_LIMIT_S):
-        pytest.fail(f"edged is not ready after {START_LIMIT_S} s:\n{log.read_text()}")
+        _fail(f"edged is not ready after {START_LIMIT_S} s", log)
+
+
+def _fail(reason: str, log: Path) -> NoReturn:
+    last = "\n".join(log.read_text().splitlines()[-20:])
+    pytest.fail(f"{reason}\n{last}", pytrace=False)
 
 
 def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> bool:

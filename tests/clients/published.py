@@ -29,7 +29,7 @@ OWN = {
     "ChatCompletionMessage": {"reasoning_content"},
     "ChoiceDelta": {"reasoning_content"},
     "Model": {"edged"},
-    "Response": {"timings"},
+    "Response": {"store", "timings"},
 }
 _ERROR_KEYS = {"message", "type", "param", "code"}
 _CHUNKS = {

@@ -26,7 +26,9 @@ from tests.models import UnavailableError
 Built = TypeVar("Built")
 RUN_LIMIT_S = 300
 PYTHON = environments.HERE / "python"
-NODE_FILES = sorted(path.stem.removeprefix("check_") for path in environments.NODE.glob("*.mjs"))
+NODE_FILES = sorted(
+    path.stem.removeprefix("check_") for path in environments.NODE.glob("check_*.mjs")
+)
 
 
 @pytest.mark.timeout(environments.INSTALL_LIMIT_S + RUN_LIMIT_S)
