@@ -46,6 +46,9 @@ class LlamaCppLaunch(Struct, frozen=True):
     flash_attention: Literal["auto", "on", "off"] = "auto"
     batch: int = 512  # tokens of one decode call at most
     pooling: Pooling | None = None  # None: a chat model
+    mmproj: str | None = None  # the projector's file
+    mmproj_id: str = ""  # as `file_id`
+    media: tuple[Literal["image", "audio"], ...] = ()  # what the projector takes
 
 
 class Launch(Struct, frozen=True):

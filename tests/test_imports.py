@@ -54,6 +54,7 @@ ONLY_IN = {
     "lmdeploy": {"edged/worker/lmdeploy/engine.py"},
     "torch": {"edged/worker/lmdeploy/engine.py"},
     "gguf": set(),
+    "PIL": {"edged/api/image_file.py"},
 }
 WORKER_ONLY = {"numpy", "jinja2", "llguidance"}
 PURE = ["scheduler", "prefixes", "sequence"]

@@ -48,6 +48,7 @@ class Server(Struct, frozen=True):
         "fe80::/10",
     )
     max_body_bytes: int = 32 << 20
+    media_hosts: tuple[str, ...] = ()  # images may be fetched from them
     responses_keep_s: float = 30 * 86400.0  # 0: nothing is kept
     responses_max_bytes: int = 256 << 20  # 0: the same
     tls: Tls = Tls()
@@ -70,6 +71,7 @@ class LlamaCppOptions(Struct, frozen=True):
     flash_attention: FlashAttention = "auto"
     batch: int = 512
     pooling: Pooling | None = None  # None: as the file says
+    mmproj: Source | None = None
 
 
 class LmdeployOptions(Struct, frozen=True):

@@ -264,6 +264,16 @@ def network(value: Any) -> str:
     return str(found)
 
 
+_HOST = re.compile(r"(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,62}")
+
+
+def host(value: Any) -> str:
+    """Read the name of a host on the internet → the same in lower case."""
+    if not isinstance(value, str) or not _HOST.fullmatch(value.lower()):
+        raise BadValueError(_must_be('the name of a host such as "images.example.org"', value))
+    return value.lower()
+
+
 def upstream(value: Any) -> str:
     """Read `http://10.0.0.7:8000/v1` → the same without a trailing slash."""
     wanted = 'the URL of an OpenAI-compatible API such as "http://10.0.0.7:8000/v1"'

@@ -5,8 +5,9 @@ Nothing is started and nothing changed: `make` reads model files' headers, the r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from edged.plan import kind as kinds
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate
 from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling
 from edged.store.gguf import GgufHeader, read_header
+from edged.store.projector import Medium, read_projector
 from edged.store.source import resolve
 
 __all__ = ["Diff", "MemoryEstimate", "ModelPlan", "Plan", "diff", "make"]
@@ -46,6 +48,12 @@ class ModelPlan(Struct, frozen=True):
     def context(self) -> int:
         """Tokens of one request: what is in force, or else what the file asks for."""
         return self.launch.context if self.launch else self.model.context
+
+    @property
+    def media(self) -> tuple[Medium, ...]:
+        """What it takes beside text."""
+        settings = self.launch.llamacpp if self.launch else None
+        return settings.media if settings else ()
 
 
 class Plan(Struct, frozen=True):
@@ -131,6 +139,7 @@ def _budget_bytes(config: Config, hardware: Hardware) -> int:
     return max(0, limit - (min(_GIB, limit // 4) if reserve is None else reserve))
 
 
+_Header = TypeVar("_Header")
 
 
 class _RefusedError(Exception):
@@ -189,12 +198,14 @@ class _Choice:
             )
         if self._model.require == "gpu":
             raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
-        path, file_id, header = self._file(gguf)
+        path, file_id, header = self._file(gguf, read_header)
         kind, pooling = self._kind(header)
         options = self._model.llamacpp
         parallel = self._model.parallel
         context, memory = self._fitting(header, self._context(header), pooling)
         self._check_use(header, kind)
+        settings = self._settings(options, self._hardware.cpu, pooling)
+        settings, memory = self._with_projector(settings, memory, kind)
         self._check_room(memory, context)
         launch = Launch(
             model=self._model.name,
@@ -206,7 +217,7 @@ class _Choice:
             parallel=parallel,
             pool=cells_of(context, parallel, options, pooling),
             kind=kind,
-            llamacpp=self._settings(options, self._hardware.cpu, pooling),
+            llamacpp=settings,
         )
         return ModelPlan(
             model=self._model,
@@ -216,16 +227,16 @@ class _Choice:
             reasons=(*before, self._why_llamacpp(memory), *self._reasons),
         )
 
-    def _file(self, gguf: Source) -> tuple[Path, str, GgufHeader]:
-        """Return path, identity and header of the model file."""
+    def _file(self, source: Source, read: Callable[[Path], _Header]) -> tuple[Path, str, _Header]:
+        """Return path, identity and header of a file."""
         try:
-            path = resolve(gguf, self._beside)
+            path = resolve(source, self._beside)
         except StoreError as error:
             raise _RefusedError(error.message) from None
         try:
             status = path.stat()
             file_id = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-            return path, file_id, read_header(path)
+            return path, file_id, read(path)
         except StoreError as error:
             raise _RefusedError(f"{path} {error.message}") from None
         except OSError as error:
@@ -339,6 +350,25 @@ class _Choice:
             flash_attention=options.flash_attention,
             batch=options.batch,
             pooling=pooling,
+        )
+
+    def _with_projector(
+        self, settings: LlamaCppLaunch, memory: MemoryEstimate, kind: Kind
+    ) -> tuple[LlamaCppLaunch, MemoryEstimate]:
+        """Return both with the model's projector, if it has one."""
+        source = self._model.llamacpp.mmproj
+        if source is None:
+            return settings, memory
+        if kind != "chat":
+            raise _RefusedError("llamacpp.mmproj is for chat models: remove it")
+        path, file_id, projector = self._file(source, read_projector)
+        return (
+            replace(settings, mmproj=str(path), mmproj_id=file_id, media=projector.media),
+            replace(
+                memory,
+                weights_bytes=memory.weights_bytes + projector.weights_bytes,
+                compute_bytes=memory.compute_bytes + projector.compute_bytes,
+            ),
         )
 
     def _why_llamacpp(self, memory: MemoryEstimate) -> str:

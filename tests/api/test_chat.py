@@ -278,15 +278,6 @@ async def test_parameter_that_is_not_honoured_is_refused_by_name(
     assert box.asked == []
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
-async def test_part_that_is_not_text_is_refused(http: httpx.AsyncClient, kind: str) -> None:
-    parts = [{"type": "text", "text": "see"}, {"type": kind, kind: {}}]
-    response = await http.post(CHAT, json=asks(messages=[{"role": "user", "content": parts}]))
-    error = response.json()["error"]
-    assert (response.status_code, error["param"]) == (400, "messages[0].content[1]")
-    assert error["code"] == "unsupported_parameter"
-
-
 async def test_neutral_values_of_refused_parameters_pass(
     http: httpx.AsyncClient, box: PlayedBox
 ) -> None:

@@ -8,16 +8,20 @@ from litestar import Request, post
 from litestar.types import ASGIApp
 
 from edged import errors
-from edged.api import body
+from edged.api import body, media
 from edged.api.entry import Entry, differs
 from edged.api.events import Answer
 from edged.api.openai import parameters
 from edged.api.openai.chat_reply import ChatReply
 from edged.api.openai.schema import (
     Assistant,
+    AudioPart,
     ChatRequest,
     Content,
+    FilePart,
+    ImagePart,
     Message,
+    Part,
     RefusalPart,
     TextPart,
     Tool,
@@ -38,7 +42,8 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     reply = ChatReply(
         entry.plan, n=n, with_usage=parameters.wants_usage(wire), logprobs=bool(wire.logprobs)
     )
-    requests = parameters.several([to_generate(wire)], n)
+    generate = await media.loaded(entry, to_generate(wire), times=n)
+    requests = parameters.several([generate], n)
     entry.exchange.stream = bool(wire.stream)
     return Answer(entry.box, entry.model, requests, reply, stream=bool(wire.stream), n=n)
 
@@ -155,14 +160,16 @@ def _reasoning_budget(wire: ChatRequest) -> int | None:
 def to_template(message: Message, index: int) -> dict[str, Any]:
     """Return the wire message as chat templates read it: content is one string.
 
+    Where it has images or sounds, content is a list of parts for `media.load`.
+
     Raises UnsupportedParameter or InvalidRequest, with `messages[index]…` as param.
     """
     where = f"messages[{index}]"
     if isinstance(message, Assistant):
         return _assistant(message, where)
-    tag = message.__struct_config__.tag
+    tag = str(message.__struct_config__.tag)
     role = "system" if tag == "developer" else tag  # templates know the older word
-    found: dict[str, Any] = {"role": role, "content": _text(message.content, where)}
+    found: dict[str, Any] = {"role": role, "content": _content(message.content, where, role)}
     if message.name is not None:
         found["name"] = message.name
     if isinstance(message, Tool) and message.tool_call_id is not None:
@@ -185,7 +192,7 @@ def _assistant(message: Assistant, where: str) -> dict[str, Any]:
         )
     found: dict[str, Any] = {
         "role": "assistant",
-        "content": "" if said is None else _text(said, where),
+        "content": "" if said is None else _content(said, where, "assistant"),
     }
     if message.name is not None:
         found["name"] = message.name
@@ -201,19 +208,47 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _text(content: Content, where: str) -> str:
+_LOOKING = ("user", "tool")  # whose messages may have images and sounds
+
+
+def _content(content: Content, where: str, role: str) -> str | list[dict[str, Any]]:
+    """Return one string, or parts of text and media where there are images or sounds."""
     if isinstance(content, str):
         return content
-    texts = []
-    for i, part in enumerate(content):
-        if isinstance(part, TextPart):
-            texts.append(part.text)
-        elif isinstance(part, RefusalPart):
-            texts.append(part.refusal)
-        else:
-            kind = part.__struct_config__.tag
-            raise errors.UnsupportedParameter(
-                f"parts of type `{kind}` are not supported by this model; send text",
-                param=f"{where}.content[{i}]",
-            )
-    return "\n".join(texts)
+    parts = [_part(part, f"{where}.content[{i}]", role) for i, part in enumerate(content)]
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def _part(part: Part, where: str, role: str) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, RefusalPart):
+        return {"type": "text", "text": part.refusal}
+    if role not in _LOOKING:
+        kind = part.__struct_config__.tag
+        raise errors.UnsupportedParameter(
+            f"`{where}`: parts of type `{kind}` belong into a message of the user", param=where
+        )
+    if isinstance(part, ImagePart):
+        return media.picture(
+            part.image_url.url,
+            f"{where}.image_url.url",
+            detail=part.image_url.detail or "auto",
+        )
+    if isinstance(part, AudioPart):
+        sound = part.input_audio
+        return media.sound(sound.data, sound.format, f"{where}.input_audio.data")
+    return {"type": "text", "text": _file(part, where)}
+
+
+def _file(part: FilePart, where: str) -> str:
+    file = part.file
+    if file.file_data is None:
+        raise errors.UnsupportedParameter(
+            f"`{where}.file`: no files are stored here; send `file_data` with a "
+            "`data:text/plain;base64,…` URL",
+            param=f"{where}.file",
+        )
+    return media.text_file(file.file_data, file.filename, f"{where}.file.file_data")

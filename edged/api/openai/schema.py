@@ -79,16 +79,44 @@ class TextPart(Struct, tag_field="type", tag="text"):
     text: str
 
 
+class ImageUrl(Struct):
+    """A `data:` URL, or an `https:` URL where the box may fetch."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
 class ImagePart(Struct, tag_field="type", tag="image_url"):
-    """Known, and refused by name."""
+    """An image inside a message."""
+
+    image_url: ImageUrl
+
+
+class InputAudio(Struct):
+    """A sound in base64; `wav` is read."""
+
+    data: str
+    format: str
 
 
 class AudioPart(Struct, tag_field="type", tag="input_audio"):
-    """Known, and refused by name."""
+    """A sound inside a message."""
+
+    input_audio: InputAudio
+
+
+class FileContent(Struct):
+    """A `data:` URL of text; stored files are refused."""
+
+    file_data: str | None = None
+    filename: str | None = None
+    file_id: str | None = None
 
 
 class FilePart(Struct, tag_field="type", tag="file"):
-    """Known, and refused by name."""
+    """A text file inside a message."""
+
+    file: FileContent
 
 
 class RefusalPart(Struct, tag_field="type", tag="refusal"):
