@@ -212,6 +212,7 @@ class Embed(Struct, frozen=True, tag="embed"):
     """Vectors for these inputs → `Embedded`. An "embeddings" model only."""
 
     inputs: list[Text | Tokens]
+    dimensions: int | None = None  # only so many of the first; None: all
     id: int = 0
 
 

@@ -17,7 +17,7 @@ from edged.api import status, tokens, upstream
 from edged.api.anthropic import messages
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
-from edged.api.openai import chat, completions, models
+from edged.api.openai import chat, completions, embeddings, models, rerank
 from edged.api.openai.responses import background, routes
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def create_app(box: Box) -> Litestar:
         route_handlers=[
             chat.create,
             completions.create,
+            embeddings.create,
+            rerank.create,
             messages.create,
             messages.count_tokens,
             tokens.tokenize,

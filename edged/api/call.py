@@ -14,7 +14,7 @@ from edged import errors
 from edged.api.box import box_of
 from edged.api.events import send_json
 from edged.api.exchange import Exchange
-from edged.protocol import Call, Failed
+from edged.protocol import Call, Failed, Usage
 
 _Wanted = TypeVar("_Wanted")
 
@@ -42,6 +42,7 @@ async def call(
     usage_tokens = getattr(event, "prompt_tokens", None)
     if usage_tokens is not None:
         Exchange.of(request.scope).prompt_tokens = usage_tokens
+        box_of(request).metrics.usage(model, Usage(prompt_tokens=usage_tokens))
     return event
 
 

@@ -30,6 +30,7 @@ from edged.errors import ConfigError
 from edged.log import get_logger
 from edged.metrics import Metrics
 from edged.plan import Plan
+from edged.plan import kind as kinds
 from edged.protocol import Event, Generate, Request
 from edged.status import ConfigStatus, Status
 from edged.store import folders
@@ -122,10 +123,12 @@ class Daemon:
     def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
         """As `Supervisor.generate`, for a name or an alias.
 
-        Fills in the model's sampling settings where the request is silent. Raises ModelNotFound
-        at once when no model has this name.
+        Fills in the model's sampling settings where the request is silent. Raises at once:
+        ModelNotFound when no model has this name, WrongModelKind before it is loaded in vain.
         """
-        model = self.plan.resolve(name).model
+        model_plan = self.plan.resolve(name)
+        model = model_plan.model
+        kinds.check(model_plan.kind, request)
         if isinstance(request, Generate):
             sampling = request.sampling.over(model.sampling)
             request = msgspec.structs.replace(request, sampling=sampling)

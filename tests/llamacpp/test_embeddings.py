@@ -251,6 +251,18 @@ async def test_tokens_outside_the_vocabulary_and_empty_ones_are_refused() -> Non
             await embed(engine, [])
 
 
+async def test_fewer_dimensions_are_the_first_ones_at_length_one() -> None:
+    async with running(launch("embedding")) as engine:
+        whole = await embed(engine, *TEXTS)
+        reply = await engine.call(Embed([Text(text) for text in TEXTS], dimensions=16))
+        assert isinstance(reply, Embedded)
+        with pytest.raises(InvalidRequest, match="65, this model's vectors have 64") as caught:
+            await engine.call(Embed([Text("x")], dimensions=65))
+    assert caught.value.param == "dimensions"
+    short = np.stack([np.frombuffer(vector, "<f4") for vector in reply.vectors])
+    assert np.abs(short - of_length_one(whole[:, :16])).max() < 1e-6
+
+
 # ── scores ──
 
 

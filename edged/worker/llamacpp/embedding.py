@@ -106,7 +106,11 @@ class EmbeddingEngine:
             self._thread, lambda: EmbeddingRunner(launch, on_progress)
         )
         self._reader = InputReader(
-            runner.vocab, launch.context, template=runner.rerank_template, frame=runner.frame
+            runner.vocab,
+            launch.context,
+            width=runner.width,
+            template=runner.rerank_template,
+            frame=runner.frame,
         )
         self._packing = Packing[_Call](tokens=runner.batch, sequences=runner.sequences)
         self._thread.submit(self._run)
@@ -130,8 +134,9 @@ class EmbeddingEngine:
         """Answer a request; see `Engine.call`."""
         if isinstance(request, Embed) and self._kind == "embeddings":
             inputs = await self._aside(self._reader.embed, request)
-            found = await self._aside(vectors, await self._compute(inputs))
-            return Embedded(request.id, found, sum(map(len, inputs)))
+            width = request.dimensions or self._runner.width
+            rows = [row[:width] for row in await self._compute(inputs)]
+            return Embedded(request.id, await self._aside(vectors, rows), sum(map(len, inputs)))
         if isinstance(request, Rerank) and self._kind == "rerank":
             inputs = await self._aside(self._reader.rerank, request)
             rows = await self._compute(inputs)

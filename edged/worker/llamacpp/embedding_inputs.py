@@ -20,16 +20,28 @@ _PLACES = re.compile(r"\{query\}|\{document\}")
 class InputReader:
     """Inputs of one loaded model with `context` tokens each."""
 
-    def __init__(self, vocab: Vocab, context: int, *, template: str | None, frame: Frame) -> None:
-        """`template`: text of a rerank model around `{query}` and `{document}`."""
+    def __init__(
+        self, vocab: Vocab, context: int, *, width: int, template: str | None, frame: Frame
+    ) -> None:
+        """`template`: text of a rerank model around `{query}` and `{document}`.
+
+        `width`: the numbers of a vector.
+        """
         self._vocab = vocab
         self._context = context
+        self._width = width
         self._template = template
         self._frame = frame
         self._guard = Guard(vocab.silent)
 
     def embed(self, request: Embed) -> list[list[int]]:
         """Return the tokens of each input; raises InvalidRequest, ContextLengthExceeded."""
+        if request.dimensions and request.dimensions > self._width:
+            raise InvalidRequest(
+                f"`dimensions` is {request.dimensions}, this model's vectors have {self._width}; "
+                "ask for as many at the most",
+                param="dimensions",
+            )
         many = len(request.inputs) > 1
         found = []
         for i, given in enumerate(request.inputs):

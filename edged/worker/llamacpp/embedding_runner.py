@@ -61,7 +61,7 @@ class EmbeddingRunner:
         self._pooling = settings.pooling
         rank = settings.pooling == "rank"
         width = lib.llama_model_n_cls_out if rank else lib.llama_model_n_embd_out
-        self._width = int(width(model))
+        self.width = int(width(model))  # of a row
         self.gives_probabilities = rank and self.architecture in _SOFTMAX_AT_THE_END
         stateful = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
         self.sequences = _MOST_STATES if stateful else _MOST_SEQUENCES
@@ -144,7 +144,7 @@ class EmbeddingRunner:
         At most `sequences` inputs, which have `batch` tokens in all, or one of any length.
         Raises DecodeError when the context is beyond repair.
         """
-        rows = np.empty((len(inputs), self._width), np.float32)
+        rows = np.empty((len(inputs), self.width), np.float32)
         if sum(map(len, inputs)) <= self._room:
             done = self._decode([(i, 0, tokens) for i, tokens in enumerate(inputs)])
         else:
@@ -160,7 +160,7 @@ class EmbeddingRunner:
                 found = self._lib.llama_get_embeddings_seq(self._context, i)
                 if not found:
                     raise DecodeError(f"llama.cpp gave no vector for sequence {i}")
-                row[:] = np.ctypeslib.as_array(found, shape=(self._width,))
+                row[:] = np.ctypeslib.as_array(found, shape=(self.width,))
         if self._memory:
             self._lib.llama_memory_clear(self._memory, False)
         return rows if done else None
