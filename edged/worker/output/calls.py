@@ -15,7 +15,7 @@ from typing import Any
 
 from edged.protocol import CallDelta, ToolChoice
 from edged.worker.output import json_text, python_text
-from edged.worker.output.schema import as_json, is_text, parameters_of, properties_of
+from edged.worker.output.schema import as_json, is_text, loads, parameters_of, properties_of
 from edged.worker.output.source import Reading, Source
 from edged.worker.output.syntax import (
     Harmony,
@@ -83,11 +83,13 @@ class Calls:
         The source's mark is moved to the end of what was handed out.
         """
         syntax = syntaxes[0]
+        if opening:  # at once, so that the first token after it can be constrained
+            self.trigger = Trigger(syntax, opening)
         if len(syntaxes) > 1 and (yield from self._source.spaces()):
             braces = self._source.text[self._source.at] in "[{"
             syntax = next((s for s in syntaxes if isinstance(s, Objects) == braces), syntax)
-        if opening:
-            self.trigger = Trigger(syntax, opening)
+            if opening:
+                self.trigger = Trigger(syntax, opening)
         match syntax:
             case Objects():
                 return (yield from self._objects(syntax))
@@ -325,6 +327,7 @@ class Calls:
         source = self._source
         ending = syntax.end or syntax.closing
         stops = [syntax.name_end] if syntax.name_end else ["\n", syntax.parameter, ending]
+        yield from source.spaces()
         text, stop = yield from source.until(stops, limit=_NAME)
         name = text.strip()
         if not stop or not self.knows(name):
@@ -444,7 +447,7 @@ class _Text:
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(loads(text), dict)
     except (ValueError, RecursionError):
         return False
 

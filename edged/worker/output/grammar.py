@@ -154,7 +154,11 @@ class _Writer:
 
     def json(self, schema: dict[str, Any], *, strict: bool = False) -> str:
         """Return a rule for JSON of `schema`; what cannot be enforced is left out unless strict."""
-        options = {"whitespace_pattern": _SPACE, "lenient": not strict}
+        options = {
+            "whitespace_pattern": _SPACE,
+            "json_allow_general_unicode_escapes": True,
+            "lenient": not strict,
+        }
         return self.rule(f"%json {_json({'x-guidance': options, **schema})}")
 
     def arguments(self, name: str) -> str:
@@ -186,30 +190,30 @@ class _Writer:
 
     def after(self, trigger: Trigger) -> str:  # noqa: PLR0911 - one for each syntax
         """The rest of a call whose beginning is written, and what may follow it."""
-        syntax, tool = trigger.syntax, trigger.tool
+        syntax = trigger.syntax
         more = self._more(syntax) if self._parallel else ""
         match syntax:
             case Objects():
-                if tool:
-                    rest = f'WS? {self.arguments(tool)} WS? "}}"'
-                    return f"{rest} {more}"
-                return f"WS? {self._objects_inside(syntax)} WS? {self._closing(syntax)} {more}"
+                if trigger.tool:
+                    return f"WS? {self.arguments(trigger.tool)} WS? {_string('}')} {more}"
+                before = f"WS? {self.literal(syntax.before.strip())} WS?"
+                inside = f"{self._objects_inside(syntax)} WS? {self._closing(syntax)}"
+                return f"{before if syntax.before.strip() else 'WS?'} {inside} {more}"
             case Named():
-                if syntax.opening and trigger.text == syntax.opening:
+                if trigger.text == syntax.opening:
                     calls = self._repeat(self._named(syntax), "")
                     return f"WS? {calls} {self.literal(syntax.closing)}"
-                call = self._named(syntax, called=True)
                 closing = f"({self.literal(syntax.closing)})?" if syntax.closing else ""
-                return f"{call} {more} {closing}"
+                return f"{self._named(syntax, called=True)} {more} {closing}"
             case Parameters():
-                inside = self._parameters(syntax, opened=trigger.text == syntax.opening)
-                return f"WS? {inside} {more}"
+                called = trigger.text == syntax.function
+                return f"WS? {self._parameters(syntax, opened=True, called=called)} {more}"
             case Pythonic():
                 calls = self._repeat(self._pythonic(), syntax.separator)
                 before = f"WS? {self.literal(syntax.before.strip())} WS?"
                 return f"{before} {calls} {self.literal(syntax.after + syntax.closing)}"
             case Harmony():
-                return self._harmony()
+                return f"WS? {self.arguments(trigger.tool)}"
 
     def _more(self, syntax: Syntax) -> str:
         """Calls after the first one, with what parts them from it."""
@@ -289,9 +293,10 @@ class _Writer:
 
     # ── tags around each parameter ──
 
-    def _parameters(self, syntax: Parameters, *, opened: bool = False) -> str:
-        before = "" if opened or not syntax.opening else self.literal(syntax.opening + syntax.line)
-        function = self.literal(syntax.function)
+    def _parameters(self, syntax: Parameters, *, opened: bool = False, called: bool = False) -> str:
+        line = syntax.line if syntax.function else ""
+        before = "" if opened or not syntax.opening else self.literal(syntax.opening + line)
+        function = "" if called else self.literal(syntax.function)
         calls = []
         for name, tool in self._tools.items():
             schema = parameters_of(tool)
@@ -328,8 +333,7 @@ class _Writer:
             if one.get("type") == "string" or not one:
                 bodies += self._text_value(syntax, one)
             else:
-                shared = _definitions(root)
-                bodies.append(f"{self.json({**shared, **one}, strict=strict)} {tail}")
+                bodies.append(f"{self.json(_whole_schema(one, root), strict=strict)} {tail}")
         return f"{head} {self.rule(' | '.join(bodies or self._text_value(syntax, {})))}"
 
     def _text_value(self, syntax: Parameters, schema: dict[str, Any]) -> list[str]:
@@ -345,9 +349,7 @@ class _Writer:
         if least or most != "":
             # Without "<" no end of the value can hide in it.
             return [f"/[^<]{{{least},{most}}}/ {tail}"]
-        token = self._token_of(syntax.value_end)
-        line = self.literal(syntax.line)
-        return [f"{self.until(syntax.value_end)} {line}" if token is None else f"/(?s:.*)/ {tail}"]
+        return [f"{self.until(syntax.value_end)} {self.literal(syntax.line)}"]
 
     # ── Python ──
 
@@ -362,10 +364,9 @@ class _Writer:
     def _keywords(self, schema: dict[str, Any], *, strict: bool) -> str:
         """`key=value, …`: a rule for each place, because of the commas between optional ones."""
         required = resolve(schema, schema).get("required", [])
-        shared = _definitions(schema)
         first, later = "", ""
         for key, value in reversed(properties_of(schema).items()):
-            item = f"{_string(key + '=')} {self.json({**shared, **value}, strict=strict)}"
+            item = f"{_string(key + '=')} {self.json(_whole_schema(value, schema), strict=strict)}"
             comma = '", "'
             if key in required:
                 first, later = f"{item} {later}", f"{comma} {item} {later}"
@@ -378,9 +379,11 @@ class _Writer:
         return first
 
 
-def _definitions(root: dict[str, Any]) -> dict[str, Any]:
-    """Return what the references inside a parameter's schema may lead to."""
-    return {key: root[key] for key in ("$defs", "definitions") if key in root}
+def _whole_schema(part: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter's schema with what the references in it may lead to."""
+    if '"$ref"' not in _json(part):
+        return part
+    return {key: root[key] for key in ("$defs", "definitions") if key in root} | part
 
 
 def _json(schema: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import ast
 import json
 from typing import Any
 
+from edged.worker.output.schema import loads
 from edged.worker.output.source import Reading, Source
 
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
@@ -38,15 +39,15 @@ def value(source: Source) -> Reading[str | None]:
 
 def _json(text: str) -> str | None:
     try:
-        found = json.loads(text)
+        loads(text)
     except (ValueError, RecursionError):
-        try:
-            found = _read(ast.parse(text, mode="eval").body)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            return None
+        pass
+    else:
+        return text
     try:
+        found = _read(ast.parse(text, mode="eval").body)
         return json.dumps(found, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
 
 

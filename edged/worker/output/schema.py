@@ -80,13 +80,20 @@ def as_json(text: str, schema: Schema, root: Schema) -> str:
     if kinds != {"string"}:
         value = _LITERALS.get(text.strip(), text.strip())
         try:
-            read = json.loads(value, parse_constant=_refuse)
+            read = loads(value)
         except (ValueError, RecursionError):
             pass
         else:
             if "string" not in kinds or _kind(read) & kinds:
                 return value
     return json.dumps(text, ensure_ascii=False)
+
+
+def loads(text: str) -> Any:
+    """Read JSON for its types only: numbers are 0, however long. Raises ValueError as json does."""
+    return json.loads(
+        text, parse_constant=_refuse, parse_int=lambda _: 0, parse_float=lambda _: 0.0
+    )
 
 
 def _refuse(name: str) -> None:

@@ -1,0 +1,422 @@
+# ruff: noqa: RUF001 - DeepSeek's tags are written with full-width bars
+"""Grammars of tool calls against llguidance itself, and against the parser.
+
+The strongest check is the round trip: a random walk through a family's grammar is an answer that
+some model could give, and the parser must read valid calls out of every one of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from typing import Any, ClassVar
+
+import llguidance
+import pytest
+
+from edged.protocol import Grammar, JsonSchema, Regex, ToolChoice
+from edged.worker.output import (
+    FORMATS,
+    SHOWN_TOKENS,
+    Format,
+    Output,
+    find,
+    lark,
+    lark_after_trigger,
+)
+from edged.worker.output.syntax import MARKERS, Trigger
+from tests.unit.worker.calls import Answer, read
+from tests.unit.worker.schema_check import breaches
+
+SPECIAL = sorted(SHOWN_TOKENS)
+END = 256
+ROWS = pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+TOKENS = pytest.mark.parametrize("special", [True, False], ids=["tokens", "text"])
+
+
+class Bytes:
+    """A vocabulary of single bytes, the end, and all tags as control tokens."""
+
+    eos_token_id = END
+    bos_token_id = None
+    tokens: ClassVar = (
+        [bytes([i]) for i in range(256)] + [b"<end>"] + [tag.encode() for tag in SPECIAL]
+    )
+    special_token_ids: ClassVar = list(range(END, END + 1 + len(SPECIAL)))
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@functools.cache
+def tokenizer() -> llguidance.LLTokenizer:
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
+
+
+CLOSING = [
+    list(closing)
+    for closing in (b"</parameter>", b"\n</parameter>", b"</param>", b"</arg_value>", b"<|end|>")
+]
+
+
+def as_token(text: str) -> int | None:
+    return END + 1 + SPECIAL.index(text) if text in SHOWN_TOKENS else None
+
+
+def as_text(_: str) -> None:
+    return None
+
+
+def matcher(grammar: str) -> llguidance.LLMatcher:
+    made = llguidance.LLMatcher(tokenizer(), llguidance.LLMatcher.grammar_from_lark(grammar))
+    assert not made.is_error(), made.get_error() + "\n" + grammar
+    return made
+
+
+def tokens_of(text: str, *, special: bool) -> list[int]:
+    """Return the tokens of a text, its tags as control tokens or byte by byte."""
+    found: list[int] = []
+    while text:
+        tag = next((t for t in SPECIAL if special and text.startswith(t)), None)
+        found += [as_token(tag) or 0] if tag else text[0].encode()
+        text = text[len(tag or text[0]) :]
+    return found
+
+
+def accepts(grammar: str, text: str, *, special: bool) -> bool:
+    made = matcher(grammar)
+    tokens = tokens_of(text, special=special)
+    return (
+        made.validate_tokens(tokens) == len(tokens)
+        and all(made.consume_token(token) for token in tokens)
+        and made.is_accepting()
+    )
+
+
+def walk(grammar: str, seed: int, *, special: bool, most: int = 3000) -> bytes | None:
+    """Return a random answer of a grammar, None if it did not end."""
+    made, chance = matcher(grammar), random.Random(seed)
+    said = b""
+    for n in range(most):
+        if made.is_stopped():
+            return said
+        bias = made.compute_logit_bias()
+        allowed = [token for token, free in enumerate(bias) if free]
+        step = [chance.choice(allowed)]
+        if n > 40 and chance.random() < 0.5:  # towards an end
+            free = not special and len(allowed) > 100
+            closing = [c for c in CLOSING if free and made.validate_tokens(c) == len(c)]
+            ending = [[t] for t in allowed if t >= END or chr(t) in '"}])']
+            step = chance.choice(closing or ending or [step])
+        if step == [END]:
+            return said
+        for token in step:
+            assert made.consume_token(token), made.get_error()
+            said += Bytes.tokens[token]
+    return None
+
+
+def tool(name: str, properties: dict[str, Any], required: list[str], **more: Any) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "parameters": parameters | more}}
+
+
+WEATHER = tool(
+    "get_weather",
+    {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "minimum": 1, "maximum": 16},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+    },
+    ["city"],
+)
+EVERYTHING = tool(
+    "every-thing_2",
+    {
+        "on": {"type": "boolean"},
+        "size": {"type": "number"},
+        "code": {"type": "string", "minLength": 1, "maxLength": 6},
+        "word": {"type": "string", "pattern": "^[a-z]{2,4}$"},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 3},
+        "place": {"$ref": "#/$defs/place"},
+        "maybe": {"type": ["string", "null"]},
+        "either": {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "null"}}]},
+    },
+    ["on", "tags", "place"],
+    **{
+        "$defs": {
+            "place": {
+                "type": "object",
+                "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}},
+                "required": ["x", "y"],
+                "additionalProperties": False,
+            }
+        }
+    },
+)
+NOTHING = tool("nothing", {}, [])
+TOOLS = [WEATHER, EVERYTHING, NOTHING]
+REQUIRED = ToolChoice("required")
+
+
+def _int(digits: str) -> int:
+    return int(digits[:300])  # Python refuses to read more than some thousand
+
+
+SCHEMAS = {t["function"]["name"]: t["function"]["parameters"] for t in TOOLS}
+
+
+def check(answer: Answer, names: set[str]) -> None:
+    assert answer.calls
+    assert not answer.content.strip(), answer
+    for name, arguments in answer.calls:
+        assert name in names
+        assert not breaches(json.loads(arguments, parse_int=_int), SCHEMAS[name]), arguments
+
+
+@ROWS
+@TOKENS
+def test_random_answer_of_the_grammar_parses_into_valid_calls(form: Format, special: bool) -> None:
+    grammar = lark(form, TOOLS, REQUIRED, token_of=as_token if special else as_text)
+    ended = 0
+    for seed in range(6):
+        said = walk(grammar, seed, special=special)
+        if said is None:
+            continue
+        ended += 1
+        prompt = form.given
+        answer = read(form, [said[len(form.given) :]], tools=TOOLS, prompt=prompt)
+        assert form.given == "" or said.startswith(form.given.encode())
+        check(answer, set(SCHEMAS))
+        enforced = read(form, [said[len(form.given) :]], tools=TOOLS, prompt=prompt, enforced=True)
+        assert (enforced.content, enforced.calls) == (answer.content, answer.calls)
+    assert ended >= 3
+
+
+@ROWS
+@TOKENS
+def test_answer_can_be_constrained_from_its_trigger_on(form: Format, special: bool) -> None:
+    """The way of `auto`: the parser sees the beginning of a call, a grammar takes over there."""
+    token_of = as_token if special else as_text
+    whole = lark(form, TOOLS, REQUIRED, token_of=token_of)
+    ended = 0
+    for seed in range(8):
+        said = walk(whole, seed, special=special)
+        if said is None:
+            continue
+        head, trigger, since = up_to_trigger(form, said)
+        after = lark_after_trigger(TOOLS, REQUIRED, trigger, token_of=token_of)
+        begun = head.removesuffix(since.encode())
+        tail = said[len(begun) :]
+        assert accepts(after, tail.decode(), special=special), (tail, after)
+        other = walk(after, seed + 100, special=special)
+        if other is None:
+            continue
+        ended += 1
+        answer = read(form, [(begun + other)[len(form.given) :]], tools=TOOLS, prompt=form.given)
+        check(answer, set(SCHEMAS))
+    assert ended >= 2
+
+
+def up_to_trigger(form: Format, said: bytes) -> tuple[bytes, Trigger, str]:
+    """Feed an answer until a call begins; return what was fed, the trigger, what is after it."""
+    output = Output(form=form, prompt=form.given, tools=TOOLS)
+    for n in range(len(form.given), len(said)):
+        output.feed(said[n : n + 1])
+        if output.triggered is not None:
+            return said[: n + 1], *output.triggered
+    raise AssertionError(f"no trigger in {said!r}")
+
+
+# Hand-written calls of get_weather(city="Par\"is", days=2), and the same with days=99 or no city.
+WRITTEN = {
+    "gpt-oss": "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{}",
+    "mistral-call-id": "[TOOL_CALLS]get_weather[CALL_ID]abcDEF123[ARGS]{}",
+    "mistral": "[TOOL_CALLS]get_weather[ARGS]{}",
+    "mistral-list": '[TOOL_CALLS][{{"name": "get_weather", "arguments": {}, "id": "abcDEF123"}}]',
+    "functionary-v3.2": ">>>get_weather\n{}",
+    "kimi-k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+    "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+    "deepseek-v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
+    "```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "deepseek-v3.1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{}"
+    "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "command-r7b": '<|START_ACTION|>[{{"tool_call_id": "0", "tool_name": "get_weather", '
+    '"parameters": {}}}]<|END_ACTION|>',
+    "command-r": 'Action:\n```json\n[{{"tool_name": "get_weather", "parameters": {}}}]\n```',
+    "functionary-v3.1": "<function=get_weather>{}</function>",
+    "nemotron": '<TOOLCALL>[{{"name": "get_weather", "arguments": {}}}]</TOOLCALL>',
+    "apriel": '<tool_calls>[{{"name": "get_weather", "arguments": {}}}]</tool_calls>',
+    "granite": '<|tool_call|>[{{"name": "get_weather", "arguments": {}}}]',
+    "phi-4": '<|tool_call|>[{{"name": "get_weather", "arguments": {}}}]<|/tool_call|>',
+    "firefunction": 'functools[{{"name": "get_weather", "arguments": {}}}]',
+    "hermes": '<tool_call>\n{{"name": "get_weather", "arguments": {}}}\n</tool_call>',
+    "generic": '<tool_call>\n{{"name": "get_weather", "arguments": {}}}\n</tool_call>',
+    "llama3": '{{"name": "get_weather", "parameters": {}}}',
+    "lfm2": "<|tool_call_start|>[get_weather({})]<|tool_call_end|>",
+    "minicpm3": "<|tool_call_start|>\n```python\nget_weather({})\n```\n<|tool_call_end|>",
+    "minicpm": '<function name="get_weather">{}</function>',
+    "seed-oss": "<seed:tool_call>\n<function=get_weather>\n{}</function>\n</seed:tool_call>",
+    "minimax-m2": '<minimax:tool_call>\n<invoke name="get_weather">\n{}</invoke>\n'
+    "</minimax:tool_call>",
+    "glm-4.5": "<tool_call>get_weather\n{}</tool_call>",
+    "qwen3-coder": "<tool_call>\n<function=get_weather>\n{}</function>\n</tool_call>",
+}
+PARAMETER = {
+    "minicpm": '<param name="{}">{}</param>',
+    "seed-oss": "<parameter={}>{}</parameter>\n",
+    "minimax-m2": '<parameter name="{}">{}</parameter>\n',
+    "glm-4.5": "<arg_key>{}</arg_key>\n<arg_value>{}</arg_value>\n",
+    "qwen3-coder": "<parameter={}>\n{}\n</parameter>\n",
+}
+
+
+def written(form: Format, arguments: dict[str, Any]) -> str:
+    """Return a call of get_weather in the family's syntax."""
+    if form.name in PARAMETER:
+        inside = "".join(PARAMETER[form.name].format(k, v) for k, v in arguments.items())
+    elif form.name in {"lfm2", "minicpm3"}:
+        inside = ", ".join(f"{k}={json.dumps(v)}" for k, v in arguments.items())
+    else:
+        inside = json.dumps(arguments)
+    return WRITTEN[form.name].format(inside)
+
+
+@ROWS
+@TOKENS
+@pytest.mark.parametrize(
+    ("arguments", "good"),
+    [
+        ({"city": 'Par"is', "days": 2}, True),
+        ({"city": "京都", "unit": "celsius"}, True),
+        ({"days": 2}, False),
+        ({"city": "Paris", "days": 99}, False),
+        ({"city": "Paris", "unit": "kelvin"}, False),
+        ({"city": "Paris", "other": 1}, False),
+    ],
+)
+def test_grammar_takes_the_familys_own_calls_and_no_wrong_ones(
+    form: Format, special: bool, arguments: dict[str, Any], good: bool
+) -> None:
+    text = written(form, arguments)
+    for choice in (REQUIRED, ToolChoice("required", ["get_weather"], parallel=False)):
+        grammar = lark(form, TOOLS, choice, token_of=as_token if special else as_text)
+        assert accepts(grammar, text, special=special) == good
+    answer = read(form, [text[len(form.given) :].encode()], tools=TOOLS, prompt=form.given)
+    assert [(name, json.loads(a)) for name, a in answer.calls] == [("get_weather", arguments)]
+
+
+def test_every_family_has_its_written_call() -> None:
+    assert set(WRITTEN) == {form.name for form in FORMATS}
+
+
+@ROWS
+def test_only_the_tools_of_the_choice_can_be_called(form: Format) -> None:
+    named = ToolChoice("required", ["nothing"])
+    grammar = lark(form, TOOLS, named, token_of=as_text)
+    assert not accepts(grammar, written(form, {"city": "Paris"}), special=False)
+    said = next(s for seed in range(9) if (s := walk(grammar, seed, special=False)))
+    answer = read(form, [said[len(form.given) :]], tools=TOOLS, choice=named, prompt=form.given)
+    assert {name for name, _ in answer.calls} == {"nothing"}
+
+
+@ROWS
+def test_without_parallel_there_is_one_call(form: Format) -> None:
+    one = ToolChoice("required", parallel=False)
+    grammar = lark(form, [NOTHING], one, token_of=as_text)
+    said = walk(grammar, 1, special=False)
+    assert said is not None
+    answer = read(form, [said[len(form.given) :]], tools=TOOLS, prompt=form.given)
+    assert [(name, json.loads(a)) for name, a in answer.calls] == [("nothing", {})]
+
+
+def test_choice_of_no_known_tool_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no tool"):
+        lark(HERMES, TOOLS, ToolChoice("required", ["other"]), token_of=as_text)
+
+
+# ── around the call ──
+
+HERMES = next(form for form in FORMATS if form.name == "hermes")
+THINKING = find("{{ tools }} <tool_call> <think>")
+CALL = written(HERMES, {"city": "Paris"})
+
+
+def test_model_that_reasons_may_do_so_first() -> None:
+    grammar = lark(THINKING, TOOLS, REQUIRED, token_of=as_text)
+    assert accepts(grammar, f"<think>\nA {{ <tool_call>\n</think>\n\n{CALL}", special=False)
+    assert accepts(grammar, CALL, special=False)
+    assert not accepts(grammar, f"Well, {CALL}", special=False)
+    plain = lark(HERMES, TOOLS, REQUIRED, token_of=as_text)
+    assert not accepts(plain, f"<think>\n</think>\n\n{CALL}", special=False)
+
+
+@TOKENS
+def test_reasoning_that_the_prompt_opened_is_gone_on_with(special: bool) -> None:
+    token_of = as_token if special else as_text
+    grammar = lark(THINKING, TOOLS, REQUIRED, token_of=token_of, opened=True)
+    assert accepts(grammar, f"Hm.\n</think>\n\n{CALL}", special=special)
+    assert not accepts(grammar, CALL, special=special)
+
+
+@TOKENS
+def test_channels_reason_first(special: bool) -> None:
+    form = next(form for form in FORMATS if form.name == "gpt-oss")
+    call = written(form, {"city": "Paris"})
+    token_of = as_token if special else as_text
+    grammar = lark(form, TOOLS, REQUIRED, token_of=token_of)
+    thought = "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant"
+    assert accepts(grammar, thought + call, special=special)
+    assert not accepts(grammar, "<|channel|>final<|message|>No.", special=special)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "good", "bad"),
+    [
+        (JsonSchema({"type": "object", "properties": {"a": {"type": "null"}}}), '{"a":null}', "{"),
+        (Regex("[a-c]+/"), "abc/", "abc"),
+    ],
+)
+def test_content_of_a_shape_is_allowed_beside_calls(
+    constraint: JsonSchema | Regex, good: str, bad: str
+) -> None:
+    grammar = lark(HERMES, TOOLS, ToolChoice("auto"), constraint, token_of=as_text)
+    assert accepts(grammar, good, special=False)
+    assert accepts(grammar, CALL, special=False)
+    assert not accepts(grammar, bad, special=False)
+
+
+def test_content_in_a_grammar_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="grammar"):
+        lark(HERMES, TOOLS, ToolChoice("auto"), Grammar('root ::= "a"'), token_of=as_text)
+
+
+def test_what_a_schema_asks_beyond_the_engine_is_an_error_only_if_strict() -> None:
+    odd = tool("odd", {"n": {"type": "string", "format": "phone"}}, ["n"])
+    loose = lark(HERMES, [odd], REQUIRED, token_of=as_text)
+    assert not llguidance.LLMatcher.validate_grammar(
+        llguidance.LLMatcher.grammar_from_lark(loose), tokenizer()
+    )
+    strict = {**odd, "function": odd["function"] | {"strict": True}}
+    tight = lark(HERMES, [strict], REQUIRED, token_of=as_text)
+    problem = llguidance.LLMatcher.validate_grammar(
+        llguidance.LLMatcher.grammar_from_lark(tight), tokenizer()
+    )
+    assert "phone" in problem
+
+
+def test_every_tag_of_the_table_is_shown() -> None:
+    assert {t for m in MARKERS for t in (m.opening, m.closing)} <= SHOWN_TOKENS
+    assert {
+        "<tool_call>",
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "<|channel|>",
+        "<|END_ACTION|>",
+    } <= SHOWN_TOKENS
