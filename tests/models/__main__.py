@@ -5,13 +5,23 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.models import KINDS, TRAITS, UnavailableError, bench_model, broken, tiny
+from tests.models import (
+    KINDS,
+    PROJECTORS,
+    TRAITS,
+    UnavailableError,
+    bench_model,
+    broken,
+    projector,
+    tiny,
+)
 
 
 def main(names: list[str]) -> int:
     """Build what ``names`` lists (all of it when empty); return the exit code."""
     known: dict[str, Callable[[], Path]] = {"bench": bench_model}
     known |= {trait: partial(tiny, trait) for trait in TRAITS}
+    known |= {f"projector-{kind}": partial(projector, kind) for kind in PROJECTORS}
     known |= {kind: partial(broken, kind) for kind in KINDS}
     unknown = [name for name in names if name not in known]
     if unknown:

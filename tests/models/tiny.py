@@ -14,6 +14,7 @@ Trait = Literal[
     "qwen2",
     "swa",
     "moe",
+    "mrope",
     "recurrent",
     "hybrid",
     "embedding",
@@ -23,9 +24,9 @@ Trait = Literal[
     "rerank-last",
 ]
 """plain: llama; qwen2: with biases; swa: gemma3, every second layer sees ``WINDOW`` tokens;
-moe: qwen3moe; recurrent: mamba; hybrid: lfm2, two layers of each kind; embedding (mean),
-embedding-cls, rerank: bert on WordPiece; embedding-last, rerank-last: qwen3, as Qwen3-Embedding
-and Qwen3-Reranker."""
+moe: qwen3moe; mrope: qwen2vl, with positions in three dimensions; recurrent: mamba; hybrid: lfm2,
+two layers of each kind; embedding (mean), embedding-cls, rerank: bert on WordPiece;
+embedding-last, rerank-last: qwen3, as Qwen3-Embedding and Qwen3-Reranker."""
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 WRITING: tuple[Trait, ...] = tuple(t for t in TRAITS if not t.startswith(("embedding", "rerank")))
 
@@ -49,6 +50,7 @@ ARCH: dict[Trait, str] = {
     "qwen2": "qwen2",
     "swa": "gemma3",
     "moe": "qwen3moe",
+    "mrope": "qwen2vl",
     "recurrent": "mamba",
     "hybrid": "lfm2",
     "embedding": "bert",
@@ -111,6 +113,7 @@ def _settings(trait: Trait) -> dict[str, Setting]:
     own: dict[Trait, dict[str, Setting]] = {
         "plain": attention | {"rope.dimension_count": N_HEAD},
         "qwen2": attention,
+        "mrope": attention | {"rope.dimension_sections": [4, 6, 6, 0]},
         "swa": attention
         | {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": 2},
         "moe": attention
@@ -193,7 +196,7 @@ def _attention(at: str, trait: Trait) -> Iterator[Tensor]:
     for name, size in (("q", N_EMBD), ("k", N_KV_EMBD), ("v", N_KV_EMBD)):
         gain = 1.0 if name == "v" else SHARPNESS
         yield matrix(f"{at}.attn_{name}", size, N_EMBD, gain)
-        if trait == "qwen2":
+        if trait in ("qwen2", "mrope"):
             yield bias(f"{at}.attn_{name}", size)
         if (trait in ("swa", "moe", "hybrid") or ARCH[trait] == "qwen3") and name != "v":
             yield norm(f"{at}.attn_{name}_norm", N_HEAD, SHARPNESS)

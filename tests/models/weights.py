@@ -18,7 +18,7 @@ from tests.models.vocabulary import Vocabulary, WordPiece
 
 UNSAID = 0.1
 
-Setting = str | bool | int | float | list[int] | list[bool] | list[str]
+Setting = str | bool | int | float | list[int] | list[bool] | list[float] | list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def write_gguf(
     arch: str,
     name: str,
     settings: Mapping[str, Setting],
-    vocabulary: Vocabulary | WordPiece,
+    vocabulary: Vocabulary | WordPiece | None,
     tensors: Iterable[Tensor],
     matrix_type: type[np.floating] = np.float32,
     seed: int = 1,
@@ -88,7 +88,8 @@ def write_gguf(
     writer.add_name(name)
     for key, value in settings.items():
         _add(writer, key if key.startswith("tokenizer.") else f"{arch}.{key}", value)
-    vocabulary.write(writer)
+    if vocabulary is not None:
+        vocabulary.write(writer)
     types = [np.dtype(matrix_type if len(t.shape) > 1 else np.float32) for t in tensors]
     for tensor, kind in zip(tensors, types, strict=True):
         n_bytes = math.prod(tensor.shape) * kind.itemsize
