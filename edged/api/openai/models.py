@@ -10,9 +10,17 @@ from msgspec import Struct
 
 from edged.api.box import Box, box_of
 from edged.plan import ModelPlan
+from edged.protocol import Kind
 from edged.status import ModelStatus
 
 _PATH = "/v1/models"
+# An upstream's kind is not known; what it answers is up to it.
+_CAPABILITIES: dict[Kind | None, tuple[str, ...]] = {
+    None: ("chat", "completions"),
+    "chat": ("chat", "completions"),
+    "embeddings": ("embeddings",),
+    "rerank": ("rerank",),
+}
 _STARTED = int(time.time())
 
 
@@ -82,7 +90,7 @@ def _model(name: str, plan: ModelPlan, states: dict[str, ModelStatus]) -> Model:
             engine=plan.engine,
             why=plan.reasons,
             context=plan.context,
-            modalities=("text", *plan.media),
+            capabilities=_CAPABILITIES[plan.kind],
             aliases=model.aliases,
             alias_of=None if name == model.name else model.name,
             error=plan.refusal or (status.error if status else None),
