@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import asyncio
 import base64
+import re
 import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -261,6 +263,19 @@ async def test_bad_rerank_request_names_the_field(
     assert found["param"] == param
     assert said in found["message"]
     assert not box.asked
+
+
+def test_documents_name_what_is_honoured_and_what_is_refused() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    for title, wire, refused in (
+        ("## Embeddings", embeddings.EmbeddingsRequest, embeddings.REFUSED),
+        ("## Rerank", rerank.RerankRequest, rerank.REFUSED),
+    ):
+        section = re.split(r"^#+ ", text.partition(f"{title}\n")[2], flags=re.MULTILINE)[0]
+        rows = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+        assert set(rows) == set(wire.__struct_fields__) - {"model"}
+        listed = re.findall(r"`(\w+)`", section.partition("Refused by name")[2])
+        assert set(listed) == set(refused)
 
 
 def test_refused_names_are_refused_and_not_honoured() -> None:
