@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from structlog.testing import capture_logs
 
@@ -22,6 +23,7 @@ from edged.protocol import (
     Rendered,
     ToolChoice,
 )
+from tests.api import media_files as files
 from tests.api.conftest import PlayedBox
 from tests.api.responses_support import (
     CALL,
@@ -77,7 +79,7 @@ async def test_items_become_messages(http: httpx.AsyncClient, box: PlayedBox) ->
     )  # fmt: skip
     assert prompt(box).messages == [
         {"role": "system", "content": "Rules."},
-        {"role": "user", "content": "one\ntwo\na.txt:\nein Täxt"},
+        {"role": "user", "content": 'one\ntwo\n<file name="a.txt">\nein Täxt\n</file>'},
         {
             "role": "assistant",
             "content": "said\nno",
@@ -169,6 +171,34 @@ async def test_sealed_reasoning_comes_back_as_it_was(
     assert error["param"] == "input[1].encrypted_content"
 
 
+async def test_image_reaches_the_worker_also_by_the_conversation(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    plan = box.plan.models["guide"]
+    assert plan.launch
+    assert plan.launch.llamacpp
+    settings = replace(plan.launch.llamacpp, mmproj="/nowhere", media=("image", "audio"))
+    seeing = replace(plan, launch=replace(plan.launch, llamacpp=settings))
+    box.plan = replace(box.plan, models=box.plan.models | {"guide": seeing})
+    image = {"type": "input_image", "image_url": files.url(files.image()), "detail": None}
+    sound = files.sound_part(files.sound())
+    text = {"type": "input_text", "text": "What is it?"}
+    first = await ask(http, input=[{"role": "user", "content": [image, text, sound]}])
+    listed = await http.get(f"{PATH}/{first['id']}/input_items")
+    assert listed.json()["data"][0]["content"][0] == image | {"detail": "auto"}
+    output = RETURNED | {"output": [image]}
+    await ask(http, input=[CALL, output], previous_response_id=first["id"], tools=[WEATHER])
+    user, _, tool = prompt(box).messages
+    assert [part["type"] for part in user["content"]] == ["image", "text", "audio"]
+    assert tool["content"] == [{"type": "image"}]
+    assert [each.kind for each in prompt(box).media] == ["image", "audio", "image"]
+    broken = image | {"image_url": "data:image/png;base64,AAAA"}
+    error = await refused(http, input=[{"role": "user", "content": [broken]}])
+    assert error["param"] == "input[0].content[0].image_url"
+    error = await refused(http, input=[{"role": "system", "content": [image]}])
+    assert error["param"] == "input[0].content[0]"
+
+
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"input": None}, "input", "invalid_value"),
@@ -179,7 +209,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
      "input[0].content[0].type", "invalid_value"),
     ({"input": [{"role": "user", "content": [IMAGE]}]},
-     "input[0].content[0]", "unsupported_parameter"),
+     "input[0].content[0].image_url", "unsupported_parameter"),
     ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
      "input[0].content[0]", "unsupported_parameter"),
     ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0].type", "unsupported_parameter"),

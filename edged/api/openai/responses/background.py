@@ -18,7 +18,7 @@ from edged import errors
 from edged.api import error as api_error
 from edged.api.events import PING_S, STALLED_CLIENT_S, Answer
 from edged.api.exchange import Exchange
-from edged.api.openai.responses.request import renamed
+from edged.api.openai.responses.request import own_names
 from edged.api.openai.responses.state import Record
 from edged.errors import EdgedError
 from edged.log import get_logger
@@ -131,9 +131,10 @@ class Running:
         """Answer to the end, whatever it is, and store it."""
         reply = self.record.reply
         try:
-            await self._answer(_scope_of(exchange), self._receive, self._send)
+            with own_names():
+                await self._answer(_scope_of(exchange), self._receive, self._send)
         except EdgedError as error:
-            await self._take(reply.error(renamed(error)), is_last=True)
+            await self._take(reply.error(error), is_last=True)
         except Exception as error:
             log.exception("request.failed", request_id=exchange.id)
             await self._take(reply.error(api_error.known(error)), is_last=True)

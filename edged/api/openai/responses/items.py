@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 
 from edged import errors
+from edged.api import media
 from edged.api.openai.envelope import encode
 from edged.api.openai.responses.schema import (
     ITEM_TYPES,
     REFUSED_ITEMS,
     FunctionCall,
     FunctionCallOutput,
+    InputAudio,
     InputFile,
     InputImage,
     InputText,
@@ -26,12 +28,11 @@ from edged.api.openai.responses.schema import (
     OutputText,
     Part,
     Reasoning,
-    ReasoningText,
     Refusal,
 )
 from edged.api.openai.tools import arguments_of
 
-_TEXT_FILES = ("text/", "application/json", "application/xml", "application/x-yaml")
+_LOOKING = ("user", "tool")  # whose messages may have images and sounds
 _SEAL = "edged."  # marks an `encrypted_content` as ours
 
 _PREFIX: dict[type[Item], str] = {
@@ -119,8 +120,15 @@ def decoded(body: bytes) -> list[Item]:
 
 def bare(item: Item) -> dict[str, Any]:
     """Return a kept item as plain values; null fields are left out."""
-    found: dict[str, Any] = msgspec.to_builtins(item)
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, Any] = _without_null(msgspec.to_builtins(item))
+    for name in ("content", "output"):
+        if isinstance(found.get(name), list):
+            found[name] = [_without_null(part) for part in found[name]]
+    return found
+
+
+def _without_null(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 _DECODER = msgspec.json.Decoder(list[Item])
@@ -177,11 +185,11 @@ class Conversation:
                 case Reasoning():
                     self._reasoning.append(_thought(item, where))
                 case Message(role="assistant"):
-                    said = _text(item.content, f"{where}.content")
+                    said = _content(item.content, f"{where}.content", "assistant")
                     self.messages.append(self._assistant(said))
                 case Message():
                     role = "system" if item.role == "developer" else item.role
-                    said = _text(item.content, f"{where}.content")
+                    said = _content(item.content, f"{where}.content", role)
                     self._add({"role": role, "content": said})
                 case FunctionCall():
                     self._call(item)
@@ -203,7 +211,7 @@ class Conversation:
         if self._reasoning:
             self.messages.append(self._assistant(""))
 
-    def _assistant(self, said: str) -> dict[str, Any]:
+    def _assistant(self, said: str | list[dict[str, Any]]) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": said}
         if self._reasoning:
             message["reasoning_content"] = "\n".join(self._reasoning)
@@ -230,7 +238,7 @@ class Conversation:
         self._add(
             {
                 "role": "tool",
-                "content": _text(item.output, f"{where}.output"),
+                "content": _content(item.output, f"{where}.output", "tool"),
                 "tool_call_id": item.call_id,
                 "name": self._names[item.call_id],
             }
@@ -244,38 +252,36 @@ def _thought(item: Reasoning, where: str) -> str:
     return "\n".join(parts or [part.text for part in item.summary])
 
 
-def _text(content: str | Sequence[Part | ReasoningText], where: str) -> str:
+def _content(content: str | Sequence[Part], where: str, role: str) -> str | list[dict[str, Any]]:
+    """Return one string, or parts of text and media where there are images or sounds."""
     if isinstance(content, str):
         return content
-    return "\n".join(_part(part, f"{where}[{j}]") for j, part in enumerate(content))
+    parts = [_part(part, f"{where}[{j}]", role) for j, part in enumerate(content)]
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: Part, where: str, role: str) -> dict[str, Any]:
     match part:
         case InputText() | OutputText():
-            return part.text
+            return {"type": "text", "text": part.text}
         case Refusal():
-            return part.refusal
-        case InputFile():
-            return _file(part, where)
-        case _:
+            return {"type": "text", "text": part.refusal}
+        case _ if role not in _LOOKING:
             kind = part.__struct_config__.tag
             raise errors.UnsupportedParameter(
-                f"`{where}`: parts of type `{kind}` are not supported by this model; send text",
-                param=where,
+                f"`{where}`: parts of type `{kind}` belong into a message of the user", param=where
             )
-
-
-def _file(part: InputFile, where: str) -> str:
-    """Return what a text file says, under its name."""
-    head, comma, data = (part.file_data or "").partition(",")
-    kind = head.removeprefix("data:").partition(";")[0]
-    readable = head.startswith("data:") and head.endswith(";base64") and bool(comma)
-    text = _base64(data) if readable and kind.startswith(_TEXT_FILES) else None
-    if text is None:
-        raise errors.UnsupportedParameter(
-            f"`{where}`: only text files are read, as `file_data` of the form "
-            "`data:text/plain;base64,…` in UTF-8; send its text as `input_text`",
-            param=where,
-        )
-    return f"{part.filename}:\n{text}" if part.filename else text
+        case InputImage(image_url=str() as url):
+            return media.picture(url, f"{where}.image_url", detail=part.detail or "auto")
+        case InputAudio(sound):
+            return media.sound(sound.data, sound.format, f"{where}.input_audio.data")
+        case InputFile(file_data=str() as data):
+            text = media.text_file(data, part.filename, f"{where}.file_data")
+            return {"type": "text", "text": text}
+    name = "image_url" if isinstance(part, InputImage) else "file_data"
+    raise errors.UnsupportedParameter(
+        f"`{where}`: no files are stored or fetched here; send `{name}` with a `data:` URL",
+        param=where,
+    )

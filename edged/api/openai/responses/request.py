@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -99,10 +100,14 @@ def wants(wire: ResponseRequest, what: str) -> bool:
     return what in (wire.include or ())
 
 
-def renamed(error: errors.EdgedError) -> errors.EdgedError:
-    """Return `error` with the names of this dialect."""
-    error.param = _RENAMED.get(error.param or "", error.param)
-    return error
+@contextlib.contextmanager
+def own_names() -> Iterator[None]:
+    """Let errors that come from below name parameters as this dialect does."""
+    try:
+        yield
+    except errors.EdgedError as error:
+        error.param = _RENAMED.get(error.param or "", error.param)
+        raise
 
 
 # ── what the model reads ──

@@ -9,6 +9,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edged import errors
+from edged.api import media
 from edged.api.box import box_of
 from edged.api.call import call
 from edged.api.entry import Entry
@@ -38,6 +39,8 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     items = await state.resolved(wire, store, owner)
     prompt, choice = wire_request.to_prompt(wire, earlier, items)
     generate = wire_request.to_generate(wire, prompt, choice)
+    with wire_request.own_names():
+        generate = await media.loaded(entry, generate)
     reply = ResponseReply(
         wire_request.to_response(wire, entry.plan, store=keeps),
         sealed=wire_request.wants(wire, "reasoning.encrypted_content"),
@@ -82,10 +85,9 @@ async def input_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
     earlier = await state.earlier(wire, store, owner)
     items = await state.resolved(wire, store, owner)
     prompt, _ = wire_request.to_prompt(wire, earlier, items)
-    try:
-        rendered = await call(request, entry.model, Render(prompt), Rendered)
-    except errors.EdgedError as error:
-        raise wire_request.renamed(error) from error.__cause__
+    with wire_request.own_names():
+        wanted = Render(await media.load(entry, prompt))
+        rendered = await call(request, entry.model, wanted, Rendered)
     return _json(encode({"object": "response.input_tokens", "input_tokens": rendered.n_tokens}))
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from edged import errors
 from edged.api.openai.schema import Common, Positive
+from edged.api.openai.schema import InputAudio as AudioData
 from edged.api.openai.tools import Name
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -42,11 +43,17 @@ class InputText(Struct, tag_field="type", tag="input_text"):
 
 
 class InputImage(Struct, tag_field="type", tag="input_image", kw_only=True):
-    """An image, by URL."""
+    """An image: a `data:` URL, or an `https:` URL where the box may fetch."""
 
     image_url: str | None = None
     file_id: str | None = None
     detail: Literal["low", "high", "auto", "original"] | None = "auto"
+
+
+class InputAudio(Struct, tag_field="type", tag="input_audio"):
+    """A sound."""
+
+    input_audio: AudioData
 
 
 class InputFile(Struct, tag_field="type", tag="input_file", kw_only=True):
@@ -72,7 +79,7 @@ class Refusal(Struct, tag_field="type", tag="refusal"):
     refusal: str
 
 
-InputPart = InputText | InputImage | InputFile
+InputPart = InputText | InputImage | InputAudio | InputFile
 Part = InputPart | OutputText | Refusal
 
 

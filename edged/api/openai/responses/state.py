@@ -13,7 +13,7 @@ from edged.api.events import Answer
 from edged.api.openai.envelope import encode
 from edged.api.openai.responses.items import decoded, encoded, given, kept
 from edged.api.openai.responses.reply import ResponseReply
-from edged.api.openai.responses.request import renamed
+from edged.api.openai.responses.request import own_names
 from edged.api.openai.responses.schema import Item, ItemReference, ResponseRequest
 from edged.api.openai.responses.shape import Problem
 from edged.store.responses import Responses, Row
@@ -171,7 +171,5 @@ class Stored:
                 await self._store.put(self._record.row())
             await send(message)
 
-        try:
+        with own_names():
             await self._answer(scope, receive, storing)
-        except errors.EdgedError as error:
-            raise renamed(error) from error.__cause__
