@@ -9,7 +9,7 @@ from litestar import Request, post
 from litestar.types import ASGIApp
 from msgspec import Meta
 
-from edged.api import body
+from edged.api import body, media
 from edged.api.call import Json, call
 from edged.api.entry import Addressed, Entry
 from edged.api.openai import chat
@@ -93,7 +93,7 @@ async def apply_template(request: Request[Any, Any, Any]) -> ASGIApp:
     begins = wire.add_generation_prompt is not False or wire.continue_final_message
     if not begins:
         wire.add_generation_prompt = None
-    prompt = _shown(wire)
+    prompt = await _shown(entry, wire)
     if not begins:
         kwargs = prompt.template_kwargs | {"add_generation_prompt": False}
         prompt = msgspec.structs.replace(prompt, template_kwargs=kwargs)
@@ -107,11 +107,14 @@ async def input_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
     entry = await Entry.of(request)
     if (upstream := entry.upstream("/chat/completions/input_tokens")) is not None:
         return upstream
-    found = await call(request, entry.model, Render(_shown(chat.read(entry))), Rendered)
+    prompt = await _shown(entry, chat.read(entry))
+    found = await call(request, entry.model, Render(prompt), Rendered)
     return Json({"object": "response.input_tokens", "input_tokens": found.n_tokens})
 
 
-def _shown(wire: ChatRequest) -> Messages:
+async def _shown(entry: Entry, wire: ChatRequest) -> Messages:
     """Return what the template gets: no tools when none may be called."""
     prompt, choice = chat.to_prompt(wire)
-    return msgspec.structs.replace(prompt, tools=None) if choice.mode == "none" else prompt
+    if choice.mode == "none":
+        prompt = msgspec.structs.replace(prompt, tools=None)
+    return await media.load(entry, prompt)

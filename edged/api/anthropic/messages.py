@@ -11,7 +11,7 @@ from litestar import Request, post
 from litestar.types import ASGIApp
 
 from edged import errors
-from edged.api import body
+from edged.api import body, media
 from edged.api.anthropic.prompt import to_messages
 from edged.api.anthropic.reply import MessagesReply
 from edged.api.anthropic.schema import (
@@ -59,7 +59,8 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
         max_tokens=wire.max_tokens,
         omit_thinking=isinstance(thinking, Enabled | Adaptive) and thinking.display == "omitted",
     )
-    return Answer(entry.box, entry.model, [to_generate(wire)], reply, stream=bool(wire.stream))
+    generate = await media.loaded(entry, to_generate(wire))
+    return Answer(entry.box, entry.model, [generate], reply, stream=bool(wire.stream))
 
 
 @post("/v1/messages/count_tokens", status_code=200)
@@ -70,7 +71,8 @@ async def count_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
         return upstream
     entry.exchange.ignored_fields = check_names(entry.raw, MessagesRequest, REFUSED)
     prompt, _ = to_prompt(body.convert(entry.raw, Prompted))
-    rendered = await call(request, entry.model, Render(prompt), Rendered)
+    wanted = Render(await media.load(entry, prompt))
+    rendered = await call(request, entry.model, wanted, Rendered)
     return Json({"input_tokens": rendered.n_tokens})
 
 
@@ -94,7 +96,13 @@ def to_generate(wire: MessagesRequest) -> Generate:
     return Generate(
         prompt=prompt,
         sampling=Sampling(
-            temperature=wire.temperature, top_p=wire.top_p, top_k=wire.top_k, seed=wire.seed
+            temperature=wire.temperature,
+            top_p=wire.top_p,
+            top_k=wire.top_k,
+            min_p=wire.min_p,
+            repeat_penalty=wire.repeat_penalty,
+            seed=wire.seed,
+            ignore_eos=wire.ignore_eos,
         ),
         max_tokens=wire.max_tokens,
         stop=wire.stop_sequences or [],

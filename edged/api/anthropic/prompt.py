@@ -7,14 +7,20 @@ message of its own; the rest of its turn follows as the user's, in the order of 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from edged import errors
+from edged.api import media
 from edged.api.anthropic.schema import (
+    Base64Image,
     Block,
     Citations,
     ContentSource,
     Document,
+    Image,
     Message,
     Prompted,
     RedactedThinking,
@@ -25,7 +31,10 @@ from edged.api.anthropic.schema import (
     ToolReference,
     ToolResult,
     ToolUse,
+    UrlSource,
 )
+
+Part = dict[str, Any]  # of a message: text, or an image for `media.load`
 
 # Claude Code begins its system prompt with a line whose `cch=` differs in every request, so that no
 # prefix would ever be shared. It is a stamp for Anthropic's accounts and tells a model nothing.
@@ -40,6 +49,8 @@ _OWNERS = {Thinking: "assistant", RedactedThinking: "assistant", ToolUse: "assis
 
 def to_messages(wire: Prompted) -> list[dict[str, Any]]:
     """Return the system prompt and all turns as OpenAI's messages, content as one string each.
+
+    Where a turn has images, content is a list of parts for `media.load`.
 
     Raises UnsupportedParameter for blocks that cannot be honoured, and InvalidRequest for blocks
     of the other role, results of calls that nobody made and calls that nobody answered.
@@ -58,9 +69,13 @@ def to_messages(wire: Prompted) -> list[dict[str, Any]]:
             f"`messages[{i}]` ends with `tool_use`; send the `tool_result` in a user message",
             param=f"messages[{i}]",
         )
-    if last == {"role": "assistant", "content": ""} and len(found) > 1:
+    if last["role"] == "assistant" and not _said(last) and len(found) > 1:
         found.pop()  # an empty beginning of the answer begins nothing
-    return found
+    return [turn | {"content": _folded(turn["content"])} for turn in found]
+
+
+def _said(turn: dict[str, Any]) -> bool:
+    return "reasoning_content" in turn or any(part["text"] for part in turn["content"])
 
 
 def _append(found: list[dict[str, Any]], turn: dict[str, Any]) -> None:
@@ -69,22 +84,35 @@ def _append(found: list[dict[str, Any]], turn: dict[str, Any]) -> None:
     if turn["role"] == "tool" or last.get("role") != turn["role"]:
         found.append(turn)
         return
-    for name in ("reasoning_content", "content"):
-        if texts := [each[name] for each in (last, turn) if each.get(name)]:
-            last[name] = "\n".join(texts)
-    if "tool_calls" in turn:
-        last["tool_calls"] = last.get("tool_calls", []) + turn["tool_calls"]
+    last["content"] += turn["content"]
+    if thoughts := [
+        each["reasoning_content"] for each in (last, turn) if "reasoning_content" in each
+    ]:
+        last["reasoning_content"] = "\n".join(thoughts)
+    if calls := last.get("tool_calls", []) + turn.get("tool_calls", []):
+        last["tool_calls"] = calls
 
 
-def _system(wire: str | list[Text]) -> str:
+def _folded(parts: list[Part]) -> str | list[Part]:
+    """Return one string, or the parts where there is more than text."""
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def _part(text: str) -> Part:
+    return {"type": "text", "text": text}
+
+
+def _system(wire: str | list[Text]) -> list[Part]:
     texts = [wire] if isinstance(wire, str) else [block.text for block in wire]
-    return "\n".join(_STAMP.sub(r"\g<1>0", text) for text in texts)
+    return [_part(_STAMP.sub(r"\g<1>0", text)) for text in texts]
 
 
 def _turns(message: Message, where: str, called: dict[str, str]) -> list[dict[str, Any]]:
     content = message.content
     if isinstance(content, str):
-        return [{"role": message.role, "content": content}]
+        return [{"role": message.role, "content": [_part(content)]}]
     blocks = [(block, f"{where}.content[{i}]") for i, block in enumerate(content)]
     for block, at in blocks:
         owner = _OWNERS.get(type(block), message.role)
@@ -104,15 +132,20 @@ def _assistant(blocks: list[tuple[Block, str]], called: dict[str, str]) -> dict[
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     for block, at in blocks:
-        if isinstance(block, Thinking):
-            thoughts.append(block.thinking)
-        elif isinstance(block, ToolUse):
-            called[block.id] = block.name
-            function = {"name": block.name, "arguments": block.input}
-            calls.append({"id": block.id, "type": "function", "function": function})
-        elif not isinstance(block, RedactedThinking):
-            texts.append(_text(block, at))
-    found: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+        match block:
+            case Text():
+                texts.append(block.text)
+            case Thinking():
+                thoughts.append(block.thinking)
+            case ToolUse():
+                called[block.id] = block.name
+                function = {"name": block.name, "arguments": block.input}
+                calls.append({"id": block.id, "type": "function", "function": function})
+            case RedactedThinking():
+                pass
+            case _:
+                raise _refused(block, at)
+    found: dict[str, Any] = {"role": "assistant", "content": [_part("".join(texts))]}
     if any(thoughts):
         found["reasoning_content"] = "\n".join(thoughts)
     if calls:
@@ -128,7 +161,7 @@ def _user(
         if isinstance(block, ToolResult):
             turns.append(_result(block, at, called))
         else:
-            _append(turns, {"role": role, "content": _text(block, at)})
+            _append(turns, {"role": role, "content": _parts(block, at)})
     return turns
 
 
@@ -139,54 +172,77 @@ def _result(block: ToolResult, where: str, called: dict[str, str]) -> dict[str, 
             param=f"{where}.tool_use_id",
         )
     if isinstance(block.content, list):
-        parts = [_text(each, f"{where}.content[{i}]") for i, each in enumerate(block.content)]
-        text = "\n".join(parts)
+        parts = _all_parts(block.content, f"{where}.content")
     else:
-        text = block.content or ""
-    if block.is_error and not text.lower().startswith("error"):
-        text = f"Error: {text}"  # no template has another place for it
+        parts = [_part(block.content or "")]
+    if block.is_error:  # no template has another place for it
+        first = parts.pop(0)["text"] if parts and parts[0]["type"] == "text" else ""
+        is_told = first.lower().startswith("error")
+        parts.insert(0, _part(first if is_told else f"Error: {first}"))
     return {
         "role": "tool",
         "tool_call_id": block.tool_use_id,
         "name": called[block.tool_use_id],
-        "content": text,
+        "content": parts,
     }
 
 
-def _text(block: Block, where: str) -> str:
-    """Return the text of a block that has one."""
-    if isinstance(block, Text):
-        return block.text
-    if isinstance(block, Document):
-        _check_citations(block.citations, where)
-        head = _element("title", block.title) + _element("context", block.context)
-        return f"<document>\n{head}{_document(block, where)}\n</document>"
-    if isinstance(block, SearchResult):
-        _check_citations(block.citations, where)
-        head = _element("source", block.source) + _element("title", block.title)
-        text = "\n".join(each.text for each in block.content)
-        return f"<search_result>\n{head}{text}\n</search_result>"
-    raise _refused(block, where)
+def _all_parts(blocks: Sequence[Block], where: str) -> list[Part]:
+    return [part for i, block in enumerate(blocks) for part in _parts(block, f"{where}[{i}]")]
 
 
-def _element(name: str, text: str | None) -> str:
-    return f"<{name}>{text}</{name}>\n" if text else ""
+def _parts(block: Block, where: str) -> list[Part]:
+    """Return what a template shows of a block."""
+    match block:
+        case Text():
+            return [_part(block.text)]
+        case Image():
+            return [_image(block, where)]
+        case Document():
+            _check_citations(block.citations, where)
+            head = _element("title", block.title) + _element("context", block.context)
+            inner = _document(block, where)
+        case SearchResult():
+            _check_citations(block.citations, where)
+            head = _element("source", block.source) + _element("title", block.title)
+            inner = _all_parts(block.content, f"{where}.content")
+        case _:
+            raise _refused(block, where)
+    name = _kind(block)
+    return [_part(f"<{name}>"), *head, *inner, _part(f"</{name}>")]
 
 
-def _document(block: Document, where: str) -> str:
+def _image(block: Image, where: str) -> Part:
+    source = block.source
+    if isinstance(source, Base64Image):
+        url = f"data:{source.media_type};base64,{source.data}"
+        return media.picture(url, f"{where}.source.data")
+    if isinstance(source, UrlSource):
+        return media.picture(source.url, f"{where}.source.url")
+    raise _no_source("images", source, where)
+
+
+def _element(name: str, text: str | None) -> list[Part]:
+    return [_part(f"<{name}>{text}</{name}>")] if text else []
+
+
+def _document(block: Document, where: str) -> list[Part]:
     source = block.source
     if isinstance(source, TextSource):
-        return source.data
+        return [_part(source.data)]
     if not isinstance(source, ContentSource):
-        raise errors.UnsupportedParameter(
-            f"`{where}.source`: documents of type `{source.__struct_config__.tag}` are not "
-            "supported by this version of edged; send `text` or `content`",
-            param=f"{where}.source",
-        )
+        raise _no_source("documents", source, where)
     if isinstance(source.content, str):
-        return source.content
-    at = f"{where}.source.content"
-    return "\n".join(_text(each, f"{at}[{i}]") for i, each in enumerate(source.content))
+        return [_part(source.content)]
+    return _all_parts(source.content, f"{where}.source.content")
+
+
+def _no_source(what: str, source: Struct, where: str) -> errors.UnsupportedParameter:
+    return errors.UnsupportedParameter(
+        f"`{where}.source`: {what} of type `{_kind(source)}` are not supported by this version of "
+        "edged; send the content itself",
+        param=f"{where}.source",
+    )
 
 
 def _check_citations(citations: Citations | None, where: str) -> None:
@@ -207,5 +263,5 @@ def _refused(block: Block, where: str) -> errors.UnsupportedParameter:
     )
 
 
-def _kind(block: Block) -> str:
+def _kind(block: Struct) -> str:
     return str(block.__struct_config__.tag)

@@ -103,12 +103,27 @@ class Base64Source(Struct, tag_field="type", tag="base64"):
     """Known, and refused by name."""
 
 
-class UrlSource(Struct, tag_field="type", tag="url"):
-    """Known, and refused by name."""
+class Base64Image(Struct, tag_field="type", tag="base64", kw_only=True):
+    """An image's file."""
+
+    data: str
+    media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
+
+
+class UrlSource(Struct, tag_field="type", tag="url", kw_only=True):
+    """Where an image is; documents are not fetched."""
+
+    url: str
 
 
 class FileSource(Struct, tag_field="type", tag="file"):
     """Known, and refused by name."""
+
+
+class Image(Cacheable, tag_field="type", tag="image", kw_only=True):
+    """An image, for models that take them."""
+
+    source: Base64Image | UrlSource | FileSource
 
 
 class Document(Cacheable, tag_field="type", tag="document", kw_only=True):
@@ -127,10 +142,6 @@ class SearchResult(Cacheable, tag_field="type", tag="search_result", kw_only=Tru
     title: str
     content: list[Text]
     citations: Citations | None = None
-
-
-class Image(Struct, tag_field="type", tag="image"):
-    """Known, and refused by name."""
 
 
 class ToolReference(Struct, tag_field="type", tag="tool_reference"):
@@ -304,7 +315,7 @@ class Prompted(Addressed, kw_only=True):
 
 
 class MessagesRequest(Prompted, kw_only=True):
-    """Body of `POST /v1/messages`."""
+    """Body of `POST /v1/messages`. The last four are edged's own."""
 
     max_tokens: Positive
     stop_sequences: Annotated[list[StopString], Meta(max_length=64)] | None = None
@@ -312,6 +323,9 @@ class MessagesRequest(Prompted, kw_only=True):
     temperature: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=_MAX_INT32)] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    ignore_eos: bool | None = None
