@@ -38,7 +38,7 @@ class Guard:
     def __init__(self, specials: Iterable[str]) -> None:
         words = [word for word in specials if len(word) > 1]
         self._plain = any_of(words)
-        self._marked = any_of(_mark(word) for word in words)
+        self._marked = any_of([*map(_mark, words), _MARK])
 
     def mark(self, value: Any) -> Any:
         """Return `value` with marks in all its strings; lists and dicts are copied."""
@@ -51,12 +51,17 @@ class Guard:
         return value
 
     def split(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Yield the parts of a rendered prompt; True: control tokens in it are the template's."""
+        """Yield the parts of a rendered prompt; True: control tokens in it are the template's.
+
+        A mark alone is what is left where a template cut a marked token up: it goes, and what
+        stood around it stays apart, so that it cannot become the token again.
+        """
         start = 0
         for found in self._marked.finditer(text):
             if start < found.start():
                 yield text[start : found.start()], True
-            yield found[0].replace(_MARK, "", 1), False
+            if found[0] != _MARK:
+                yield found[0].replace(_MARK, "", 1), False
             start = found.end()
         if start < len(text) or start == 0:
             yield text[start:], True

@@ -78,7 +78,9 @@ class Preparer:
             chatml=vocab.has("<|im_start|>") and vocab.has("<|im_end|>"),
             guard=self._guard,
         )
-        self._form = output.find(self._template.source, output_format)
+        self._form = output.find(
+            self._template.source, output_format, shows_tools=self._template.supports_tools
+        )
         self._breakers: dict[tuple[str, ...], Breakers] = {}
 
     @property
