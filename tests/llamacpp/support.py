@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 import edged.store
 from edged.protocol import (
+    CallDelta,
+    Chosen,
     Delta,
     Event,
     Failed,
@@ -73,6 +76,17 @@ async def running(launched: Launch) -> AsyncIterator[LlamaCppEngine]:
 
 
 @dataclass
+class CalledTool:
+    id: str
+    name: str
+    text: str = ""
+
+    @property
+    def arguments(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
 class Answer:
     content: str = ""
     reasoning: str = ""
@@ -82,6 +96,8 @@ class Answer:
     finish: Finish | None = None
     failed: Failed | None = None
     pieces: list[str] = field(default_factory=list)
+    calls: list[CalledTool] = field(default_factory=list)
+    logprobs: list[Chosen] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
         assert self.finish is None, "nothing comes after the end"
@@ -95,10 +111,24 @@ class Answer:
                 self.reasoning += event.reasoning
                 self.pieces.append(event.content)
                 self.n_tokens += event.n_tokens
+                self.logprobs += event.logprobs
+                for piece in event.calls:
+                    self.take_call(piece)
             case Finish():
                 self.finish = event
             case Failed():
                 self.failed = event
+
+    def take_call(self, piece: CallDelta) -> None:
+        if piece.index == len(self.calls):
+            assert piece.id
+            assert piece.name
+            self.calls.append(CalledTool(piece.id, piece.name))
+        else:
+            assert not piece.id
+            assert not piece.name
+        assert piece.index == len(self.calls) - 1, "calls come one after the other"
+        self.calls[piece.index].text += piece.arguments
 
     @property
     def done(self) -> Finish:
@@ -158,6 +188,8 @@ async def choices(
     def prepare_and_listen(one: Generate) -> Any:
         prepared = prepare(one)
         sample = prepared.sampler.sample
+        if one.id not in found:  # somebody else's, in company
+            return prepared
 
         def listen(row: Any) -> int:
             token = sample(row)
@@ -179,6 +211,23 @@ async def choices(
             for one in asked:
                 await run(one)
     return [found[one.id] for one in asked]
+
+
+@contextlib.contextmanager
+def begun_with(engine: LlamaCppEngine, text: str) -> Iterator[None]:
+    """Let the answers of all requests made meanwhile begin with `text`, as if chosen so."""
+    prepare = engine._preparer.prepare
+    tokens = engine._runner.vocab.tokenize([(text, True)], wrap=False)
+
+    def prepare_and_begin(one: Generate) -> Any:
+        prepared = prepare(one)
+        sample, left = prepared.sampler.sample, list(tokens)
+        prepared.sampler.sample = lambda row: left.pop(0) if left else sample(row)
+        return prepared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._preparer, "prepare", prepare_and_begin)
+        yield
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ what can match nothing. All that is wrong is an InvalidRequest before the answer
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ _STACK_BYTES = 512 << 20  # of address space; pages are taken as they are touche
 _N_THREADS = 2
 _PATIENCE_S = 20.0
 _N_KEPT = 64
+_LONGEST_REASON = 500
+_LONG_WORD = re.compile(r"^(.{20}).{60,}(.{20})$")
 _MOST_STATES = 50_000  # of 1 to 2 kB: a runaway grammar costs at most 100 MB
 
 
@@ -205,7 +208,8 @@ def _reason(error: str) -> str:
     """Return what llguidance says, without its state and backtraces, on one line."""
     for mark in ("<state>", "<non-verbose/>", "<backtrace>"):
         error = error.partition(mark)[0]
-    error = " ".join(error.split())
+    # It quotes what it cannot read, all of it.
+    error = " ".join(_LONG_WORD.sub(r"\1…\2", word) for word in error.split())
     if error in ("NoExtension", "NoExtensionBias"):
         return "no text can match it"
-    return error[:500] or "llguidance gives no reason"
+    return error[:_LONGEST_REASON] or "llguidance gives no reason"

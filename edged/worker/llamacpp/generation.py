@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
+import msgspec
+
 from edged.protocol import Chosen, Delta, Event, Finish, Timings, Usage
 from edged.worker.llamacpp.constrain import Grammars, GrammarStuckError, Guide
 from edged.worker.llamacpp.likelihood import chosen
@@ -26,6 +28,7 @@ class Generation:
         "_calls",
         "_closing",
         "_ends",
+        "_enforced",
         "_forced",
         "_grammars",
         "_guide",
@@ -83,7 +86,8 @@ class Generation:
             and self._top is None
             and self._thinking_budget is None
         )
-        if guide is not None and prepared.enforced:
+        self._enforced = guide is not None and prepared.enforced  # what is not reasoning is calls
+        if self._enforced:
             self._output.enforce()
         if self._thinking_budget == 0 and prepared.thinking:
             self._forced.extend(self._closing)
@@ -101,9 +105,9 @@ class Generation:
         self._n_tokens += 1
         self._n_unshown += 1
         shown = self._output
-        thought = shown.reasoning
         piece = NOTHING if reason == "stop" else shown.feed(self._vocab.piece(token))
-        self._n_reasoning += thought or shown.reasoning
+        if shown.reasoning and not self._forced:
+            self._n_reasoning += 1
         if not self._plain:
             reason = self._watch(token, reason)
         if piece.stopped:
@@ -176,7 +180,7 @@ class Generation:
             return
         written = self._vocab.tokenize([(text, True)], wrap=False) if text else []
         if guide.takes(written):
-            self._guide = guide
+            self._guide, self._enforced = guide, True
             self._output.enforce()
         self._calls = None
 
@@ -214,6 +218,8 @@ class Generation:
 
     def _finish(self, reason: Reason, events: list[Event], stop: str | None = None) -> None:
         rest = self._output.finish(cut=reason == "length")
+        if self._enforced and rest.content:  # the beginning of a call that is cut off
+            rest = msgspec.structs.replace(rest, content="")
         if rest.shows:
             events.append(self._delta(rest))
         if rest.stopped:
