@@ -50,7 +50,7 @@ MAY_IMPORT = {
 
 # Native code and heavy libraries: where each may be imported, and nowhere else.
 ONLY_IN = {
-    "llama_cpp": {"edged/worker/llamacpp/library.py"},
+    "llama_cpp": {"edged/worker/llamacpp/library.py", "edged/worker/llamacpp/multimodal.py"},
     "lmdeploy": {"edged/worker/lmdeploy/engine.py"},
     "torch": {"edged/worker/lmdeploy/engine.py"},
     "gguf": set(),

@@ -90,6 +90,7 @@ def _model(name: str, plan: ModelPlan, states: dict[str, ModelStatus]) -> Model:
             engine=plan.engine,
             why=plan.reasons,
             context=plan.context,
+            modalities=("text", *plan.media),
             capabilities=_CAPABILITIES[plan.kind],
             aliases=model.aliases,
             alias_of=None if name == model.name else model.name,

@@ -25,7 +25,8 @@ from msgspec import Struct
 from edged.protocol import Launch
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp import library
-from edged.worker.llamacpp.raw_batch import RawBatch
+from edged.worker.llamacpp.multimodal import Projector
+from edged.worker.llamacpp.raw_batch import RawBatch, VectorBatch
 from edged.worker.llamacpp.vocabulary import Vocab
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
@@ -100,6 +101,10 @@ class Runner:
         self._views: dict[int, npt.NDArray[np.float32]] = {}
         self.cells = min(launch.pool, int(lib.llama_n_ctx(self._context)))
         self.facts = self._read_facts(self._warm_up() and not stateful)
+        self.projector: Projector | None = None
+        if settings.mmproj is not None:
+            path = Path(settings.mmproj)
+            self.projector = Projector(lib, self._model, path, threads=settings.threads_batch)
 
     def _open_context(self, launch: Launch) -> Any:
         lib, settings = self._lib, self._settings
@@ -177,7 +182,33 @@ class Runner:
             n = end
         batch.raw.n_tokens = n
         self._set_threads(decoding=alone)
-        code: int = self._lib.llama_decode(self._context, batch.raw)
+        return self._decode(batch.raw)
+
+    def decode_vectors(
+        self,
+        owner: int,
+        positions: npt.NDArray[np.int32],
+        vectors: npt.NDArray[np.float32],
+        *,
+        whole: bool,
+    ) -> Decoded:
+        """Run vectors in the place of tokens, of sequence `owner`; no logits come of it.
+
+        At most `batch` of them; `positions` as `VectorBatch` has them. `whole`: they see each
+        other in both directions. Raises DecodeError like `decode`.
+        """
+        batch = VectorBatch(self._lib, owner, positions, vectors)
+        self._set_threads(decoding=False)
+        if not whole:
+            return self._decode(batch.raw)
+        self._lib.llama_set_causal_attn(self._context, False)
+        try:
+            return self._decode(batch.raw)
+        finally:
+            self._lib.llama_set_causal_attn(self._context, True)
+
+    def _decode(self, raw: Any) -> Decoded:
+        code: int = self._lib.llama_decode(self._context, raw)
         if code == Decoded.INTERRUPTED.value:
             self.resume()
         if code in (0, 1, 2):
@@ -237,5 +268,7 @@ class Runner:
     def close(self) -> None:
         """Free context and model; nothing may be called afterwards."""
         self._views.clear()
+        if self.projector is not None:
+            self.projector.close()
         self._lib.llama_free(self._context)
         self._lib.llama_model_free(self._model)
