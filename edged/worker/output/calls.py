@@ -367,7 +367,7 @@ class Calls:
         if is_text(kind, schema):
             self._push(opening + '"')
             text = _Text(self._push, pad=syntax.pad)
-            _, found = yield from source.until([stop], limit=_LONG, sink=text)
+            _, found = yield from source.until([stop], limit=_LONG, sink=text, half=False)
             if found:
                 self._push('"')
         else:

@@ -256,7 +256,8 @@ class _Writer:
         one = self.rule(" | ".join(self._object(syntax, name) for name in self._tools))
         if not syntax.listed:
             return one
-        return f"{_string('[')} {self._repeat(one, ', ')} {_string(']')}"
+        more = f'("," WS? {one})*' if self._parallel else ""
+        return f'"[" WS? {one} {more} WS? "]"'
 
     def _object(self, syntax: Objects, name: str) -> str:
         before = "{" + _key(syntax.name) + json.dumps(name, ensure_ascii=False) + ", "

@@ -157,7 +157,8 @@ class Output:
         if self._over:
             return NOTHING
         self._cut = cut
-        self._source.feed(self._utf8.decode(b"", final=True))
+        if not cut:  # half a character is nobody's fault then, and nothing to show
+            self._source.feed(self._utf8.decode(b"", final=True))
         self._source.ended = True
         return self._advance()
 
@@ -182,7 +183,7 @@ class Output:
         return Piece(content, reasoning, calls, self._content.met, stopped)
 
     def _say(self, text: str) -> None:
-        if self._given:
+        if self._given and text:
             text, self._given = text.removeprefix(self._given), ""
         self._content.say(text)
 

@@ -121,12 +121,18 @@ class Source:
         return True
 
     def until(
-        self, stops: Sequence[str], *, limit: int, sink: Callable[[str], None] | None = None
+        self,
+        stops: Sequence[str],
+        *,
+        limit: int,
+        sink: Callable[[str], None] | None = None,
+        half: bool = True,
     ) -> Reading[tuple[str, str]]:
         """Read up to the first of `stops`, and with it; return the text before it and the stop.
 
         The stop is "" if the text ended or grew beyond `limit` characters first. With `sink` the
-        text goes there as it comes, and "" is returned in its place.
+        text goes there as it comes, and "" is returned in its place. Without `half`, half a stop at
+        the end of everything does not count as text.
         """
         pattern = re.compile("|".join(re.escape(stop) for stop in stops))
         parts: list[str] = []
@@ -137,7 +143,7 @@ class Source:
             if match is not None:
                 free = match.start() - self.at
             else:
-                free = len(self.text) - self.at - (0 if self.ended else overlap(self.rest, stops))
+                free = len(self.text) - self.at - overlap(self.rest, stops)
             if n + free > limit:  # the same place, however the text was cut
                 give(self.take(limit - n))
                 return "".join(parts), ""
@@ -146,7 +152,10 @@ class Source:
                 n += free
             if match is not None:
                 return "".join(parts), self.take(len(match[0]))
-            if not (yield from self.more()) and self.empty:
+            if not (yield from self.more()):
+                rest = self.take(len(self.text) - self.at)
+                if half and rest:
+                    give(rest)
                 return "".join(parts), ""
 
 
