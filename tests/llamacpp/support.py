@@ -231,7 +231,7 @@ def begun_with(engine: LlamaCppEngine, text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reference(path: Path, n_ctx: int = 512) -> Iterator[Any]:
+def reference(path: Path, n_ctx: int = 512, *, logits_all: bool = False) -> Iterator[Any]:
     """llama-cpp-python's own high-level class on the same file and settings."""
     llama_cpp = importlib.import_module("llama_cpp")
     lib = llama_cpp.llama_cpp
@@ -245,7 +245,13 @@ def reference(path: Path, n_ctx: int = 512) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lib, "llama_model_default_params", as_the_worker)
         llama = llama_cpp.Llama(
-            str(path), n_ctx=n_ctx, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+            str(path),
+            n_ctx=n_ctx,
+            n_threads=1,
+            n_threads_batch=1,
+            flash_attn=True,
+            logits_all=logits_all,
+            verbose=False,
         )
     try:
         yield llama

@@ -6,6 +6,7 @@ no tools, no budget for reasoning) take a short way, as it is gone for every tok
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 
@@ -40,6 +41,7 @@ class Generation:
         "_plain",
         "_sampler",
         "_thinking_budget",
+        "_thinks",
         "_top",
         "_vocab",
         "arrived_s",
@@ -80,6 +82,7 @@ class Generation:
         self._n_tokens = 0  # of the answer
         self._n_reasoning = 0
         self._n_unshown = 0  # tokens whose text is still held back
+        self._thinks = prepared.thinking
         self._plain = (
             guide is None
             and self._calls is None
@@ -151,7 +154,8 @@ class Generation:
                 return "stop"
         elif self._calls is not None and self._output.triggered is not None:
             self._begin_call()
-        if self._output.reasoning:
+        thought, self._thinks = self._thinks, self._output.reasoning
+        if thought or self._thinks:
             self._likelihoods.clear()
             self._limit_thoughts()
         return reason
@@ -159,7 +163,7 @@ class Generation:
     def _limit_thoughts(self) -> None:
         """Write what ends the reasoning if it has had its tokens."""
         budget = self._thinking_budget
-        if budget is None or self._n_reasoning < budget:
+        if budget is None or not self._thinks or self._n_reasoning < budget:
             return
         if self._guide is None or self._guide.allows(self._closing):
             self._forced.extend(self._closing)
@@ -204,7 +208,9 @@ class Generation:
         """Return the likelihoods of the tokens whose text a piece shows; forget those before it."""
         held, self._likelihoods = self._likelihoods, []
         if not piece.content:
-            return []  # they made reasoning or a call
+            return []  # they made a call
+        if not piece.content[0].isspace():  # the space after the reasoning is not shown
+            held = list(itertools.dropwhile(lambda one: one[0].text.isspace(), held))
         if not piece.stopped:
             return [likelihood for likelihood, _ in held]
         # What comes after the content is the stop string's.
