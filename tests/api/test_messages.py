@@ -13,7 +13,7 @@ from anthropic.types import ErrorResponse, Message, MessageTokensCount
 
 from edged import errors
 from edged.api import events as api_events
-from edged.config import Server
+from edged.config import Model, Server
 from edged.protocol import (
     CallDelta,
     Delta,
@@ -26,7 +26,7 @@ from edged.protocol import (
     Started,
     Usage,
 )
-from tests.api.conftest import PlayedBox, eventually, failing, plan_of
+from tests.api.conftest import PlayedBox, eventually, failing, plan_of, served
 from tests.api.messages_forms import (
     COUNT,
     HI,
@@ -236,6 +236,27 @@ async def test_errors_before_and_beside_the_route_have_the_shape(
     response = await http.post(PATH, json=body())
     assert (response.status_code, response.json()["error"]["type"]) == (403, "permission_error")
     assert "param" in (await http.get("/v1/messagesx")).json()["error"], "another path is OpenAI's"
+
+
+async def test_upstream_that_fails_is_an_error_in_the_shape(
+    box: PlayedBox, http: httpx.AsyncClient
+) -> None:
+    async def breaks_off(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"event: a\n\n", "more_body": True})
+
+    async with served(breaks_off) as port:
+        box.plan = plan_of(
+            Model("breaks", upstream=f"http://127.0.0.1:{port}/v1"),
+            Model("absent", upstream="http://127.0.0.1:9/v1"),
+        )
+        response = await http.post(PATH, json=body(model="breaks", stream=True))
+        assert response.text.startswith("event: a\n\nevent: error\n")
+        data = json.loads(response.text.rpartition("data: ")[2])
+        assert data["error"]["details"]["error_code"] == "unavailable"
+        assert data["request_id"] == response.headers["request-id"]
+        response = await http.post(PATH, json=body(model="absent"))
+        assert (response.status_code, response.json()["type"]) == (503, "error")
 
 
 async def test_client_that_leaves_ends_the_generation(

@@ -265,42 +265,55 @@ async def test_documents_and_search_results_are_text(
 
 
 async def test_body_of_claude_code_is_answered(box: PlayedBox, http: httpx.AsyncClient) -> None:
+    """What Claude Code 2.1.197 sends in its second turn, but for the length of its prompts."""
     ephemeral = {"type": "ephemeral"}
-    stamp = "x-anthropic-billing-header: cc_version=2.1.101.e51; cc_entrypoint=cli; cch={};"
+    stamp = "x-anthropic-billing-header: cc_version=2.1.197.123; cc_entrypoint=cli; cch={};"
+    question = [
+        {"type": "text", "text": "<system-reminder>x</system-reminder>"},
+        {"type": "text", "text": "say hi"},
+    ]
+    answer = [
+        {"type": "thinking", "thinking": "I should look.", "signature": "edged"},
+        {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Oslo"}},
+    ]
+    result = {
+        "tool_use_id": "c1",
+        "type": "tool_result",
+        "content": "rain",
+        "is_error": False,
+        "cache_control": ephemeral,
+    }
 
     def asks(cch: str) -> dict[str, Any]:
         return {
             "model": "guide",
             "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": "<system-reminder>x</system-reminder>"},
-                        {"type": "text", "text": "hi", "cache_control": ephemeral},
-                    ],
-                }
+                {"role": "user", "content": question},
+                {"role": "system", "content": "Available agent types: claude"},
+                {"role": "assistant", "content": answer},
+                {"role": "user", "content": [result]},
             ],
             "system": [
                 {"type": "text", "text": stamp.format(cch)},
                 {
                     "type": "text",
-                    "text": "You are Claude Code.",
+                    "text": "You are a Claude agent.",
                     "cache_control": ephemeral | {"scope": "global"},
                 },
             ],
             "tools": [WEATHER | {"cache_control": ephemeral}],
-            "metadata": {"user_id": '{"device_id":"d","session_id":"s"}'},
+            "metadata": {"user_id": '{"device_id":"d","account_uuid":"","session_id":"s"}'},
             "max_tokens": 32000,
-            "thinking": {"type": "enabled", "budget_tokens": 31999},
+            "thinking": {"type": "adaptive"},
             "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
-            "output_config": {"effort": "medium"},
+            "output_config": {"effort": "high"},
             "stream": True,
         }
 
     headers = {
         "anthropic-version": "2023-06-01",
-        "anthropic-beta": "claude-code-20250219,interleaved-thinking-2025-05-14",
-        "x-api-key": "sk-none",
+        "anthropic-beta": "claude-code-20250219,mid-conversation-system-2026-04-07",
+        "x-api-key": "none",
         "x-app": "cli",
     }
     prompts = []
@@ -310,7 +323,9 @@ async def test_body_of_claude_code_is_answered(box: PlayedBox, http: httpx.Async
         assert sse(response.text)[-1][0] == "message_stop"
         prompts.append(asked(box).prompt)
     assert prompts[0] == prompts[1], "a stamp kept the prompt from being reused"
-    assert "cc_version=2.1.101.e51" in messages_asked(box)[0]["content"]
+    assert "cc_version=2.1.197.123" in messages_asked(box)[0]["content"]
+    roles = [message["role"] for message in messages_asked(box)]
+    assert roles == ["system", "user", "system", "assistant", "tool"]
 
 
 # ── refusals ──
