@@ -8,6 +8,7 @@ from pathlib import Path
 from edged import errors
 from edged.api.app import create_app
 from edged.api.openai.parameters import REFUSED
+from edged.api.openai.responses import schema as responses
 from edged.api.openai.schema import ChatRequest, CompletionRequest
 from tests.api.conftest import PlayedBox
 
@@ -31,6 +32,16 @@ def test_every_parameter_is_documented_where_it_is_honoured() -> None:
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
     honoured = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
     assert honoured <= named
+
+
+def test_every_parameter_of_responses_is_documented() -> None:
+    both = section("### Honoured by both")
+    here = section("## Responses\n")
+    assert responses.HONOURED - both <= here
+    refused = DOCS.partition("## Responses\n")[2].partition("Refused by name: ")[2].split("\n")[0]
+    honoured_above = {"n", "max_tokens", "logprobs", "response_format"}
+    assert set(re.findall(r"`([a-z_]+)`", refused)) == responses.REFUSED.keys() - honoured_above
+    assert honoured_above <= here
 
 
 def test_every_refused_name_is_documented_and_no_other() -> None:

@@ -64,6 +64,8 @@ async def test_response_is_kept_as_it_was_told_until_it_is_deleted(
     reply = await ask(http)
     path = f"{PATH}/{reply['id']}"
     assert strictly(Response, (await http.get(path)).text) == reply
+    head = await http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
     assert (await http.get(f"{path}?include[]=message.input_image.image_url")).status_code == 200
     assert (await http.delete(path)).json() == {
         "id": reply["id"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edged import errors
+from edged import config, errors
 from edged.store.folders import state
 from edged.store.responses import Limits, Responses, Row
 
@@ -308,3 +309,31 @@ def test_state_folder_is_systemds_else_the_users(
     assert state({"XDG_STATE_HOME": "/x"}) == Path("/x/edged")
     assert state({"XDG_STATE_HOME": "x"}) == tmp_path / ".local/state/edged"
     assert state({}) == tmp_path / ".local/state/edged"
+
+
+def _server(lines: str) -> config.Server:
+    return config.parse(f"[server]\n{lines}\n".encode(), Path("models.toml")).server
+
+
+def test_limits_are_read_from_models_toml() -> None:
+    usual = _server("")
+    assert (usual.responses_keep_s, usual.responses_max_bytes) == (30 * DAY_S, 256 << 20)
+    said = _server('responses_keep = "12h"\nresponses_max = "1GiB"')
+    assert (said.responses_keep_s, said.responses_max_bytes) == (DAY_S / 2, 1 << 30)
+    none = _server('responses_keep = "0"\nresponses_max = "0"')
+    assert Limits(none.responses_keep_s, 1).keeps_nothing
+    assert Limits(1, none.responses_max_bytes).keeps_nothing
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('responses_keep = "never"', 'or "0"'),
+        ("responses_keep = 0", 'or "0"'),
+        ('responses_max = "1KiB"', "from 1 MiB to 1 TiB"),
+        ('responses_max = "1GB"', 'did you mean "1GiB"?'),
+    ],
+)
+def test_limit_that_is_none_is_a_problem(line: str, expected: str) -> None:
+    with pytest.raises(config.ConfigProblems, match=re.escape(expected)):
+        _server(line)

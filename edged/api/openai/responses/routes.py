@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, delete, get, post
+from litestar import HttpMethod, Request, delete, post, route
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -24,6 +24,8 @@ from edged.api.openai.responses.listing import Page, flag, number, pick
 from edged.api.openai.responses.reply import ResponseReply
 from edged.protocol import Render, Rendered
 from edged.store.responses import Row
+
+_READ = [HttpMethod.GET, HttpMethod.HEAD]
 
 
 @post("/v1/responses", status_code=200)
@@ -91,7 +93,7 @@ async def input_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
     return _json(encode({"object": "response.input_tokens", "input_tokens": rendered.n_tokens}))
 
 
-@get("/v1/responses/{response_id:str}")
+@route("/v1/responses/{response_id:str}", http_method=_READ)
 async def show(request: Request[Any, Any, Any], response_id: FromPath[str]) -> ASGIApp:
     """Return a stored response; one that runs, as far as it is; or its events again."""
     query = request.query_params
@@ -148,7 +150,7 @@ async def cancel(request: Request[Any, Any, Any], response_id: FromPath[str]) ->
     return _json(state.body_of(row))
 
 
-@get("/v1/responses/{response_id:str}/input_items")
+@route("/v1/responses/{response_id:str}/input_items", http_method=_READ)
 async def input_items(request: Request[Any, Any, Any], response_id: FromPath[str]) -> ASGIApp:
     """List the items that the model read, those of the earlier conversation included."""
     page = Page.of(request.query_params)
