@@ -6,7 +6,8 @@ by the property tests:
 
 * every used cell belongs to a running sequence or to a resident one;
 * every admitted sequence ends once, through `finish` or `abort`, and its tokens never change order;
-* the oldest running sequence makes progress in every step: nothing can deadlock.
+* the oldest running sequence makes progress in every step, or in every second one while images
+  and tokens take turns: nothing can deadlock.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from edged.worker.llamacpp.cells import Cells
 from edged.worker.llamacpp.pace import Pace
 from edged.worker.llamacpp.prefixes import Prefixes
-from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.sequence import Sequence, Span
 
 _WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
 _PATIENCE = 8  # steps without budget after which a long prefill goes before shorter ones
@@ -42,12 +43,17 @@ class Cut:
 
 @dataclass(slots=True)
 class Chunk:
-    """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due."""
+    """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due.
+
+    `span`: they are no tokens, but a part of this image or sound. Such a chunk is alone in its
+    batch.
+    """
 
     sequence: Sequence
     start: int
     n: int
     last: bool
+    span: Span | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +87,7 @@ class Scheduler:
         # While llama.cpp finds no room for what the books allow: smaller batches, no admission.
         self._limit = batch
         self._squeezed = False
+        self._tokens_next = False  # the last step computed a part of an image or sound
         self._cuttable = cuttable
         self._free_slots = list(range(slots - 1, -1, -1))
         self._prefixes: Prefixes[Sequence] = Prefixes()
@@ -113,6 +120,7 @@ class Scheduler:
         self.running.remove(sequence)
         self._dismiss_followers(sequence)
         sequence.donor = None
+        keep = self._cut_back(sequence) and keep
         del sequence.tokens[sequence.n_computed :]
         if not keep or sequence.n_computed == 0 or self._known(sequence):
             self._drop(sequence)
@@ -154,18 +162,27 @@ class Scheduler:
         self._admit()
         self._lend()
         batch = Batch()
-        self._plan_decodes(batch)
-        self._plan_prefills(batch)
+        self._plan(batch)
         if not batch.chunks and self.running:
             # Prefills block each other: the youngest gives way until the oldest can go on.
             while not batch.chunks:
                 if len(self.running) > 1:
                     self._preempt(self.running[-1])
                 self._lend()
-                self._plan_decodes(batch)
-                self._plan_prefills(batch)
+                self._plan(batch)
         batch.operations, self._operations = self._operations, []
         return batch
+
+    def _plan(self, batch: Batch) -> None:
+        """Fill the batch with tokens, or with a part of an image or sound; these take turns."""
+        if not self._tokens_next:
+            self._plan_span(batch)
+        self._tokens_next = bool(batch.chunks)
+        if not batch.chunks:
+            self._plan_decodes(batch)
+            self._plan_prefills(batch)
+        if not batch.chunks:
+            self._plan_span(batch)
 
     def _plan_decodes(self, batch: Batch) -> None:
         decoding = [s for s in self.running if s.decoding and s.donor is None]
@@ -183,6 +200,11 @@ class Scheduler:
         prefilling.sort(key=lambda s: (s.passed_over < _PATIENCE, s.pending))
         for sequence in prefilling:
             n = min(sequence.pending, budget)
+            if sequence.spans:
+                span, run = sequence.ahead()
+                if span is not None:
+                    continue
+                n = min(n, run)
             if n > 0 and not self._make_room(n):
                 n = min(n, self.cells.free)
             if n <= 0:
@@ -192,11 +214,41 @@ class Scheduler:
             self._add_chunk(batch, sequence, n)
             budget -= n
 
-    def _add_chunk(self, batch: Batch, sequence: Sequence, n: int) -> None:
+    def _plan_span(self, batch: Batch) -> None:
+        """Take the next part of one image or sound; beside streams as much as they can bear."""
+        found = [
+            (s, *ahead)
+            for s in self.running
+            if s.spans and s.donor is None and (ahead := s.ahead())[0] is not None
+        ]
+        found.sort(key=lambda each: (each[0].passed_over < _PATIENCE, each[0].pending))
+        budget = self._limit
+        if found and any(s.decoding and s.donor is None for s in self.running):
+            budget = min(budget, self.pace.prompt_tokens())
+        for sequence, span, left in found:
+            assert span is not None
+            if sequence.slot is None:
+                continue  # it just gave way
+            n = left if span.whole else min(left, budget)
+            while span.whole and sequence is self.running[0] and len(self.running) > 1:
+                if self._make_room(n):
+                    break
+                self._preempt(self.running[-1])
+            if not batch.chunks and not self._make_room(n) and not span.whole:
+                n = min(n, self.cells.free)
+            if batch.chunks or not 0 < n <= self.cells.free:
+                sequence.passed_over += 1
+                continue
+            sequence.passed_over = 0
+            self._add_chunk(batch, sequence, n, span)
+
+    def _add_chunk(
+        self, batch: Batch, sequence: Sequence, n: int, span: Span | None = None
+    ) -> None:
         sequence.cells += self.cells.take(n)
         start = sequence.n_computed
         last = start + n == len(sequence.tokens)
-        batch.chunks.append(Chunk(sequence, start, n, last))
+        batch.chunks.append(Chunk(sequence, start, n, last, span))
 
     # ── what the step came to ──
 
@@ -237,17 +289,35 @@ class Scheduler:
             slot = chunk.sequence.slot
             assert slot is not None
             if self._cuttable:
-                self._operations.append(Cut(slot, chunk.sequence.n_computed))
+                self._cut_back(chunk.sequence)
+                at = chunk.sequence.position(chunk.sequence.n_computed)
+                self._operations.append(Cut(slot, at))
             else:
                 self._preempt(chunk.sequence)
 
     def _take_back(self, batch: Batch) -> None:
         for chunk in batch.chunks:
-            cells = chunk.sequence.cells
-            back = cells[len(cells) - chunk.n :]
-            del cells[len(cells) - chunk.n :]
-            self.cells.rest(back)
-            self.cells.release(back)
+            self._free_last(chunk.sequence, chunk.n)
+
+    def _free_last(self, sequence: Sequence, n: int) -> None:
+        cells = sequence.cells
+        back = cells[len(cells) - n :]
+        del cells[len(cells) - n :]
+        self.cells.rest(back)
+        self.cells.release(back)
+
+    def _cut_back(self, sequence: Sequence) -> bool:
+        """Forget the beginning of an image that was not computed to its end; True if that works."""
+        n = sequence.n_computed - sequence.floor(sequence.n_computed)
+        if n == 0:
+            return True
+        if not self._cuttable:
+            return False
+        assert sequence.slot is not None
+        self._free_last(sequence, n)
+        sequence.n_computed -= n
+        self._operations.append(Cut(sequence.slot, sequence.position(sequence.n_computed)))
+        return True
 
     # ── admission ──
 
@@ -298,11 +368,11 @@ class Scheduler:
         n = 0
         coming: tuple[Sequence, int] | None = None
         for matched, holders in self._prefixes.match(sequence.group, sequence.tokens):
-            length = min(matched, limit)
+            length = sequence.floor(min(matched, limit))
             for holder in holders:
                 if holder is sequence or holder.slot is None:
                     continue
-                ready = min(length, holder.n_computed)
+                ready = sequence.floor(min(length, holder.n_computed))
                 if not self._cuttable and holder.n_computed > length:
                     continue
                 if ready > n:
@@ -330,7 +400,7 @@ class Scheduler:
             if sequence.donor is not donor:
                 continue
             sequence.donor = None
-            n = min(donor.n_computed, sequence.n_borrowed)
+            n = sequence.floor(min(donor.n_computed, sequence.n_borrowed))
             if n > 0:
                 self._share(donor, sequence, n)
             if sequence.n_cached is None:
@@ -340,7 +410,7 @@ class Scheduler:
         assert source.slot is not None
         assert target.slot is not None
         assert target.n_computed == 0
-        self._operations.append(Share(source.slot, target.slot, n))
+        self._operations.append(Share(source.slot, target.slot, target.position(n)))
         target.cells = source.cells[:n]
         target.n_computed = n
         self.cells.share(target.cells)

@@ -7,13 +7,34 @@ when more are; a preempted sequence goes back to nothing computed and loses no t
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import dataclass
 from typing import Literal
 
 Reason = Literal["stop", "length"]
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Places of a prompt that hold an image or a sound: what `tokens` has there names its content.
+
+    A prompt never ends with one. Its middle is no place to cut or to share at.
+    """
+
+    start: int
+    n: int  # places, and cells
+    n_positions: int  # that they take; fewer where positions have two dimensions
+    whole: bool  # computed in one step
+
+    @property
+    def end(self) -> int:
+        """The place behind it."""
+        return self.start + self.n
+
+
 class Sequence:
     """Tokens, cells and place of one generation. Written by the scheduler's thread only.
+
+    `spans` are the images and sounds of the prompt, in order.
 
     `tokens` are prompt and answer; the first `n_computed` of them lie in `cells`, under the
     sequence id `slot` of the context (None: not admitted, or preempted).
@@ -32,14 +53,23 @@ class Sequence:
         "n_prompt",
         "passed_over",
         "slot",
+        "spans",
         "tokens",
         "used_at",
     )
 
     def __init__(
-        self, prompt: list[int], *, context: int, max_tokens: int | None = None, group: str = ""
+        self,
+        prompt: list[int],
+        *,
+        context: int,
+        max_tokens: int | None = None,
+        group: str = "",
+        spans: tuple[Span, ...] = (),
     ) -> None:
         assert 0 < len(prompt) < context
+        assert not spans or spans[-1].end < len(prompt)
+        self.spans = spans
         self.tokens = prompt
         self.n_prompt = len(prompt)
         self.context = context
@@ -69,6 +99,29 @@ class Sequence:
     def decoding(self) -> bool:
         """Only the newest token is missing: the next step yields another one."""
         return self.pending == 1
+
+    # ── places and positions ──
+
+    def position(self, n: int) -> int:
+        """Return the position that follows the first `n` places, which end outside of spans.
+
+        Inside a span it is right only if the span takes as many positions as places.
+        """
+        return n - sum(s.n - s.n_positions for s in self.spans if s.end <= n)
+
+    def floor(self, n: int) -> int:
+        """Return the last place up to `n` at which the sequence may be cut or shared."""
+        return next((s.start for s in self.spans if s.start < n < s.end), n)
+
+    def ahead(self) -> tuple[Span | None, int]:
+        """Return (span of the next place, its rest), or (None, tokens before the next span)."""
+        at = self.n_computed
+        for span in self.spans:
+            if at < span.start:
+                return None, span.start - at
+            if at < span.end:
+                return span, span.end - at
+        return None, self.pending
 
     def append(self, token: int, ends: Container[int]) -> Reason | None:
         """Take the sampled token; return the reason if the generation is over with it.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edged.worker.llamacpp.scheduler import Batch, Scheduler, Share
-from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
+from edged.worker.llamacpp.sequence import Sequence, Span
 
 END = 0
 N_VOCAB = 12
+IMAGE = 1000  # tokens from here on stand for places of images
 
 
 def next_token(tokens: list[int]) -> int:
@@ -32,6 +33,7 @@ def expected_answer(prompt: list[int], context: int, max_tokens: int | None) -> 
 class Cell:
     token: int
     group: str
+    position: int
 
 
 @dataclass
@@ -50,11 +52,12 @@ class FakeContext:
                 assert self.cuttable
                 assert not self.slots.get(operation.target)
                 source = self.slots[operation.source]
-                assert 0 < operation.n <= len(source)
-                self.slots[operation.target] = source[: operation.n]
+                assert 0 < operation.n <= source[-1].position + 1
+                self.slots[operation.target] = [c for c in source if c.position < operation.n]
             else:
                 assert self.cuttable or operation.start == 0
-                self.slots[operation.slot] = self.slots.get(operation.slot, [])[: operation.start]
+                held = self.slots.get(operation.slot, [])
+                self.slots[operation.slot] = [c for c in held if c.position < operation.start]
 
     def decode(self, batch: Batch) -> bool:
         """Write the chunks' cells; False when there are not enough."""
@@ -67,8 +70,27 @@ class FakeContext:
             assert len(held) == chunk.start, "positions without gaps"
             tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
             assert len(tokens) == chunk.n > 0
-            held += [Cell(t, chunk.sequence.group) for t in tokens]
+            positions = self._positions(batch, chunk)
+            group = chunk.sequence.group
+            held += [Cell(t, group, p) for t, p in zip(tokens, positions, strict=True)]
         return True
+
+    @staticmethod
+    def _positions(batch: Batch, chunk: Chunk) -> list[int]:
+        sequence, span = chunk.sequence, chunk.span
+        first = sequence.position(chunk.start)
+        if span is None:
+            assert all(t < IMAGE for t in sequence.tokens[chunk.start : chunk.start + chunk.n])
+            return [first + i for i in range(chunk.n)]
+        assert len(batch.chunks) == 1, "an image is alone in its batch"
+        assert span.start <= chunk.start
+        assert chunk.start + chunk.n <= span.end
+        assert not chunk.last
+        if span.whole:
+            assert (chunk.start, chunk.n) == (span.start, span.n)
+        if span.n_positions == span.n:
+            return [first + i for i in range(chunk.n)]
+        return [sequence.position(span.start)] * chunk.n
 
     def content(self, sequence: Sequence) -> list[int]:
         assert sequence.slot is not None
@@ -87,8 +109,17 @@ class Driver:
     ended: dict[Sequence, str] = field(default_factory=dict)
     prompts: dict[Sequence, list[int]] = field(default_factory=dict)
 
-    def add(self, prompt: list[int], context: int, max_tokens: int | None, group: str) -> Sequence:
-        sequence = Sequence(list(prompt), context=context, max_tokens=max_tokens, group=group)
+    def add(
+        self,
+        prompt: list[int],
+        context: int,
+        max_tokens: int | None,
+        group: str,
+        spans: tuple[Span, ...] = (),
+    ) -> Sequence:
+        sequence = Sequence(
+            list(prompt), context=context, max_tokens=max_tokens, group=group, spans=spans
+        )
         self.scheduler.add(sequence)
         self.answers[sequence] = []
         self.prompts[sequence] = prompt

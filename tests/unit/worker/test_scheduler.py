@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edged.worker.llamacpp.scheduler import Scheduler, Share
-from tests.unit.worker.fake_context import Driver, FakeContext, expected_answer, next_token
+from edged.worker.llamacpp.sequence import Span
+from tests.unit.worker.fake_context import IMAGE, Driver, FakeContext, expected_answer, next_token
 
 TOKENS = st.integers(1, 5)  # few, so that prompts often begin alike
 
@@ -20,6 +21,24 @@ def make(
         cells=cells, parallel=parallel, batch=batch, slots=slots, cuttable=cuttable
     )
     return Driver(scheduler, FakeContext(cells, cuttable))
+
+
+# What images take: places, positions, and whether they are computed in one piece.
+SHAPES = {1: (7, 7, False), 2: (5, 5, True), 3: (8, 3, False), 4: (1, 1, False)}
+
+
+def with_images(*content: int | list[int]) -> tuple[list[int], tuple[Span, ...]]:
+    """Return the prompt of tokens and of images by number, and where the images are."""
+    prompt: list[int] = []
+    spans = []
+    for each in content:
+        if isinstance(each, list):
+            prompt += each
+        else:
+            n, n_positions, whole = SHAPES[each]
+            spans.append(Span(len(prompt), n, n_positions, whole))
+            prompt += [IMAGE * each + i for i in range(n)]
+    return prompt, tuple(spans)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -51,6 +70,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add(self, head: list[int], tail: list[int], max_tokens: int | None, group: str) -> None:
         self.driver.add(head + tail, self.context, max_tokens, group)
 
+    @rule(
+        head=st.lists(TOKENS, max_size=2),
+        images=st.lists(st.sampled_from([1, 2, 3, 4, [1]]), min_size=1, max_size=2),
+        tail=st.lists(TOKENS, min_size=1, max_size=3),
+        max_tokens=st.integers(1, 6),
+    )
+    def look(
+        self, head: list[int], images: list[int | list[int]], tail: list[int], max_tokens: int
+    ) -> None:
+        prompt, spans = with_images(head, *images, tail)
+        self.driver.add(prompt, self.context, max_tokens, "", spans)
+
     @rule(data=st.data())
     def follow_up(self, data: st.DataObject) -> None:
         """The next turn of a finished conversation."""
@@ -60,7 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         earlier = data.draw(st.sampled_from(done))
         prompt = self.driver.prompts[earlier] + self.driver.answers[earlier] + [2]
         if len(prompt) < self.context:
-            self.driver.add(prompt, self.context, 4, earlier.group)
+            self.driver.add(prompt, self.context, 4, earlier.group, earlier.spans)
 
     @rule(n=st.integers(1, 6))
     def steps(self, n: int) -> None:
@@ -209,6 +240,52 @@ def test_abort_of_a_donor_hands_its_part_to_the_followers() -> None:
     assert any(isinstance(operation, Share) for operation in batch.operations)
     driver.run_out()
     assert follower.n_cached == 16
+
+
+def test_streams_go_on_between_the_parts_of_an_image() -> None:
+    driver = make(cells=400, parallel=3, batch=4)
+    stream = driver.add(next([i, 1] for i in range(1, 9) if next_token([i, 1])), 60, None, "")
+    driver.step()
+    prompt, spans = with_images([9], 1, [2])
+    driver.add(prompt, 60, 1, "", spans)
+    kinds = [
+        "image" if batch.chunks[0].span else [c.sequence is stream for c in batch.chunks]
+        for batch in (driver.step() for _ in range(4))
+    ]
+    assert kinds == [[True, False], "image", [True], "image"]
+
+
+def test_image_in_one_piece_gets_its_room_from_younger_streams() -> None:
+    driver = make(cells=30, parallel=3, batch=30)
+    prompt, spans = with_images([9] * 4, 2, [2])
+    look = driver.add(prompt, 30, 2, "a", spans)
+    others = [driver.add([i, 1, 4], 30, 26, str(i)) for i in range(1, 3)]
+    driver.run_out()
+    assert driver.answers[look] == expected_answer(prompt, 30, 2)
+    for i, other in enumerate(others, 1):
+        assert driver.answers[other] == expected_answer([i, 1, 4], 30, 26)
+
+
+def test_same_image_is_computed_once() -> None:
+    driver = make(cells=400)
+    for tail in ([2], [3, 4]):
+        prompt, spans = with_images([1, 5], 3, tail)
+        sequence = driver.add(prompt, 60, 1, "", spans)
+        driver.run_out()
+    assert sequence.n_cached == 2 + 8
+
+
+def test_image_that_was_begun_is_not_shared_in_its_middle() -> None:
+    driver = make(cells=400, batch=4)
+    prompt, spans = with_images([1, 5], 3, [2])
+    first = driver.add(prompt, 60, 1, "", spans)
+    driver.step()
+    driver.step()
+    assert first.n_computed == 2 + 4
+    driver.abort(first)
+    second = driver.add(prompt, 60, 1, "", spans)
+    driver.run_out()
+    assert second.n_cached == 2
 
 
 @pytest.mark.parametrize("n", [1, 3])
