@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from edged.hardware import Hardware
-from edged.protocol import Stats
+from edged.protocol import Kind, Stats
 
 State = Literal["starting", "ready", "draining", "stopped", "backoff", "failed"]
 
@@ -38,6 +38,7 @@ class ModelStatus(Struct, frozen=True):
     build: str | None  # engine and version, for system_fingerprint
     stats: Stats | None
     stderr_tail: tuple[str, ...]
+    kind: Kind | None = None  # what it serves; None: an upstream, or it cannot run
 
 
 class ConfigStatus(Struct, frozen=True):

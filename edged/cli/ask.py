@@ -33,11 +33,14 @@ def ask(
     ] = None,
     url: Url = None,
 ) -> None:
-    """Ask a model; the first one of models.toml unless MODEL is given."""
+    """Ask a model; the first one of models.toml that chats unless MODEL is given."""
     with connected(url, limit_s=_LIMIT_S) as client:
-        names = [model["id"] for model in fetch(client, "/v1/models")["data"]]
-        if not names:
-            fail("no models; add a [models.NAME] table to models.toml")
+        names = {
+            model["id"]: "chat" in model["edged"]["capabilities"]
+            for model in fetch(client, "/v1/models")["data"]
+        }
+        if not any(names.values()):
+            fail("no model that chats; add a [models.NAME] table to models.toml")
         name, text = _split(words or [], names) if model is None else (model, _text(words or []))
         if not text.strip():
             fail('nothing to ask; `edged ask "How do I add a model?"`')
@@ -48,11 +51,14 @@ def ask(
             raise typer.Exit(1) from None
 
 
-def _split(words: list[str], names: list[str]) -> tuple[str, str]:
-    """Return model and text: a first word that names a model is one if a text follows."""
+def _split(words: list[str], names: dict[str, bool]) -> tuple[str, str]:
+    """Return model and text: a first word that names a model is one if a text follows.
+
+    `names`: every model, and whether it chats.
+    """
     if words and words[0] in names and (len(words) > 1 or not sys.stdin.isatty()):
         return words[0], _text(words[1:])
-    return names[0], _text(words)
+    return next(name for name, chats in names.items() if chats), _text(words)
 
 
 def _text(words: list[str]) -> str:

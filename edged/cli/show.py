@@ -90,7 +90,7 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
             _bytes(model["memory_bytes"]),
             str(model["open"]),
             str(model["queued"]),
-            _speed(model["stats"]),
+            _speed(model["stats"]) if model["kind"] == "chat" else "-",
             Text(why, "red" if model["error"] else ""),
         )
     return table
@@ -117,13 +117,14 @@ def models(url: Url = None, json_: Json = False) -> None:
         print(json.dumps(found, indent=2))
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("NAME", "STATE", "ENGINE", "CONTEXT"):
+    for name in ("NAME", "FOR", "STATE", "ENGINE", "CONTEXT"):
         table.add_column(name, overflow="fold")
     for model in found["data"]:
         more = model["edged"]
         alias = f" (alias of {more['alias_of']})" if more["alias_of"] else ""
         table.add_row(
             model["id"] + alias,
+            more["capabilities"][0],
             Text(more["state"], _COLOURS.get(more["state"], "")),
             more["engine"] or "none",
             str(more["context"]),

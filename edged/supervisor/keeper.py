@@ -411,4 +411,5 @@ class Keeper:
             build=ready.build if ready else None,
             stats=worker.stats if worker else None,
             stderr_tail=worker.stderr_tail if worker else self._last_words,
+            kind=plan.kind,
         )

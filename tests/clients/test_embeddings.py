@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import openai
 import pytest
 
 from tests.clients.conftest import LIMIT_S, eventually, served
+from tests.clients.test_cli import edged
 from tests.models import UnavailableError, tiny
 
 MODELS_TOML = """
@@ -179,6 +181,18 @@ def test_list_of_models_tells_what_each_can(http: httpx.Client) -> None:
         "chat": ["chat", "completions"],
     }
     assert models["words"]["context"] == 512
+
+
+def test_command_line_knows_which_models_chat(url: str) -> None:
+    listed = edged("models", EDGED_URL=url)
+    assert re.search(r"^words +embeddings +ready", listed.stdout, re.MULTILINE), listed
+    assert re.search(r"^judge +rerank ", listed.stdout, re.MULTILINE)
+    asked = edged("ask", "hi", EDGED_URL=url)  # the first model that can
+    assert (asked.returncode, bool(asked.stdout.strip())) == (0, True), asked.stderr
+    refused = edged("ask", "words", "hi", EDGED_URL=url)
+    assert refused.returncode == 1
+    assert "/v1/embeddings" in refused.stderr
+    assert edged("status", EDGED_URL=url).returncode == 0
 
 
 def test_client_that_leaves_frees_its_place(http: httpx.Client) -> None:
