@@ -406,6 +406,7 @@ async def test_bad_value_is_named(
         ("user", {"type": "image", "source": {"type": "file", "file_id": "f"}}, ".source"),
         ("user", {"type": "image", "source": PDF}, ".source.media_type"),
         ("assistant", IMAGE, ""),
+        ("system", IMAGE, ""),
         ("user", {"type": "document", "source": PDF}, ".source"),
         ("user", {"type": "document", "source": {"type": "file", "file_id": "f"}}, ".source"),
         (

@@ -38,10 +38,12 @@ Part = dict[str, Any]  # of a message: text, or an image for `media.load`
 
 # Claude Code begins its system prompt with a line whose `cch=` differs in every request, so that no
 # prefix would ever be shared. It is a stamp for Anthropic's accounts and tells a model nothing.
+# (llama-server levels it too: https://github.com/ggml-org/llama.cpp/pull/21793)
 _STAMP = re.compile(r"\A(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9A-Za-z]+")
 
 _OWNERS = {Thinking: "assistant", RedactedThinking: "assistant", ToolUse: "assistant"} | {
     ToolResult: "user",
+    Image: "user",
     Document: "user",
     SearchResult: "user",
 }

@@ -19,6 +19,9 @@ encode = msgspec.json.Encoder().encode
 # Clients send thoughts back only together with a signature. It signs nothing and is not checked.
 SIGNATURE = "edged"
 
+_PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
 
 class TextBlock(Struct, tag_field="type", tag="text"):
     """What the model says."""
@@ -120,7 +123,7 @@ class MessagesReply:
         """Return the start of the message; what was cached is known at its end only."""
         usage = Usage.of(protocol.Usage(prompt_tokens=prompt_tokens))
         message = Message(id=self._id, model=self._model, content=[], usage=usage)
-        return _event(b"message_start", b'"message":' + encode(message)) + PING
+        return _event(b"message_start", b'"message":' + encode(message)) + _PING
 
     def piece(self, index: int, delta: Delta) -> bytes:  # noqa: ARG002 - there is one answer
         """Return the events of one delta: blocks begin and end as its kind changes."""
@@ -152,10 +155,7 @@ class MessagesReply:
             "stop_sequence": finish.stop,
         }
         body = b'"delta":%b,"usage":%b' % (encode(delta), encode(Usage.of(finish.usage)))
-        return (
-            _event(b"message_delta", body)
-            + b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-        )
+        return _event(b"message_delta", body) + _STOP
 
     def error(self, error: EdgedError) -> bytes:
         """Return the error as the last event."""
@@ -194,9 +194,6 @@ class MessagesReply:
 
 def _event(name: bytes, fields: bytes) -> bytes:
     return b'event: %b\ndata: {"type":"%b",%b}\n\n' % (name, name, fields)
-
-
-PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 def _tool_use(call: CallDelta) -> bytes:
