@@ -32,7 +32,6 @@ log = get_logger()
 
 _BUSY_S = 5.0
 _TIDY_S = 600.0  # between two looks for what is too old
-_LONGEST_CHAIN = 10_000
 _PAGES_FREED = 2_000  # given back to the file system at once, so that no write waits long
 
 _SCHEMA = """
@@ -55,7 +54,15 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE INDEX IF NOT EXISTS items_by_response ON items (response_id);
 """
 _VERSION = 1  # of the schema; a file of another version is put aside
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_WHOLE = (
+    "SELECT id, owner, previous_id, status, body, input, events"
+    " FROM responses WHERE id = ? AND owner = ?"
+)
+_TURN = (  # of a conversation
+    "SELECT id, owner, previous_id, status, body, input FROM responses WHERE id = ? AND owner = ?"
+)
+_OF_ITEM = "SELECT response_id FROM items WHERE id = ?"
 _UNFINISHED = ("queued", "in_progress")
 
 _P = ParamSpec("_P")
@@ -94,6 +101,10 @@ class Row(Struct, frozen=True):
         return len(self.body) + len(self.input) + len(self.events or b"") + 2 * ids + 256
 
 
+class _OtherVersionError(sqlite3.DatabaseError):
+    """The file is sound, but its tables are not ours."""
+
+
 def _unavailable(error: sqlite3.Error) -> errors.ServiceUnavailable:
     return errors.ServiceUnavailable(f"the stored responses cannot be read now: {error}")
 
@@ -119,7 +130,8 @@ def _in_thread(
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE  # the low byte: primary code
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte: primary code
+    return isinstance(error, _OtherVersionError) or code in _DAMAGE
 
 
 class Responses:
@@ -156,12 +168,13 @@ class Responses:
         """Return a row of this owner."""
         return await self._reading(self._get(row_id, owner))
 
-    async def chain(self, row_id: str, owner: str) -> list[Row]:
+    async def chain(self, row_id: str, owner: str, most_bytes: int) -> list[Row]:
         """Return the conversation that ends with this row, oldest first, and mark it as used.
 
-        Raises PreviousResponseNotFound when a row of it is gone or another's.
+        Rows come without their events. Raises PreviousResponseNotFound when a row of it is gone or
+        another's, BodyTooLarge when it is longer than `most_bytes`.
         """
-        return await self._reading(self._chain(row_id, owner))
+        return await self._reading(self._chain(row_id, owner, most_bytes))
 
     async def item(self, item_id: str, owner: str) -> Row | None:
         """Return the row of this owner that has an item, of its input or output, with this id."""
@@ -227,27 +240,31 @@ class Responses:
 
     @_in_thread
     def _get(self, row_id: str, owner: str) -> Row | None:
-        return self._one("SELECT * FROM responses WHERE id = ? AND owner = ?", (row_id, owner))
+        return self._one(_WHOLE, row_id, owner)
 
     @_in_thread
     def _item(self, item_id: str, owner: str) -> Row | None:
-        query = (
-            "SELECT r.* FROM items i JOIN responses r ON r.id = i.response_id"
-            " WHERE i.id = ? AND r.owner = ?"
-        )
-        return self._one(query, (item_id, owner))
+        found = self._open().execute(_OF_ITEM, (item_id,)).fetchone()
+        return None if found is None else self._one(_TURN, found[0], owner)
 
     @_in_thread
-    def _chain(self, row_id: str, owner: str) -> list[Row]:
+    def _chain(self, row_id: str, owner: str, most_bytes: int) -> list[Row]:
         db = self._open()
         found: list[Row] = []
         wanted: str | None = row_id
-        while wanted is not None and len(found) < _LONGEST_CHAIN:
-            query = "SELECT * FROM responses WHERE id = ? AND owner = ?"
-            row = self._one(query, (wanted, owner))
+        n_bytes = 0
+        while wanted is not None:
+            row = self._one(_TURN, wanted, owner)
             if row is None:
                 raise _missing(wanted, of=row_id)
             found.append(row)
+            n_bytes += len(row.body) + len(row.input)
+            if n_bytes > most_bytes:
+                raise errors.BodyTooLarge(
+                    f"the conversation has more than the {most_bytes:,} bytes that "
+                    "`server.max_body` allows; begin a new one",
+                    param="previous_response_id",
+                )
             wanted = row.previous_id
         with contextlib.suppress(sqlite3.OperationalError), db:  # a full disk: it just gets older
             db.executemany(
@@ -270,12 +287,9 @@ class Responses:
     def _tidy(self) -> None:
         self._prune(self._open())
 
-    def _one(self, query: str, values: Sequence[str]) -> Row | None:
-        found = self._open().execute(query, values).fetchone()
-        if found is None:
-            return None
-        row_id, owner, previous_id, _, status, body, given, events, _ = found
-        return Row(row_id, owner, previous_id, status, body, given, events)
+    def _one(self, query: str, row_id: str, owner: str) -> Row | None:
+        found = self._open().execute(query, (row_id, owner)).fetchone()
+        return None if found is None else Row(*found)
 
     def _drop(self, db: sqlite3.Connection, where: str, values: Sequence[object]) -> int:
         """Delete rows inside the caller's transaction and return the sum of their n_bytes."""
@@ -324,9 +338,7 @@ class Responses:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (n_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if n_tables and version != _VERSION:
-            error = sqlite3.DatabaseError(f"made by another version of edged ({version})")
-            error.sqlite_errorcode = sqlite3.SQLITE_SCHEMA
-            raise error
+            raise _OtherVersionError(f"made by another version of edged ({version})")
         if not n_tables:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")

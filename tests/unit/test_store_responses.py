@@ -97,20 +97,28 @@ async def test_owner_sees_only_his_own(store: Responses) -> None:
     found = await store.item("msg_1", "one")
     assert found is not None
     assert found.id == "a"
-    assert [each.id for each in await store.chain("b", "one")] == ["a", "b"]
+    assert [each.id for each in await store.chain("b", "one", 1 << 20)] == ["a", "b"]
     with pytest.raises(errors.PreviousResponseNotFound):
-        await store.chain("b", "two")
+        await store.chain("b", "two", 1 << 20)
     with pytest.raises(errors.PreviousResponseNotFound, match="began before"):
-        await store.chain("c", "two")
+        await store.chain("c", "two", 1 << 20)
 
 
 async def test_chain_without_its_beginning_cannot_be_gone_on_with(store: Responses) -> None:
     for name, previous in (("a", None), ("b", "a"), ("c", "b")):
         assert await store.put(row(name, previous=previous))
-    assert [each.id for each in await store.chain("c", "")] == ["a", "b", "c"]
+    assert [each.id for each in await store.chain("c", "", 1 << 20)] == ["a", "b", "c"]
     assert await store.delete("a", "")
     with pytest.raises(errors.PreviousResponseNotFound, match="'a'"):
-        await store.chain("c", "")
+        await store.chain("c", "", 1 << 20)
+
+
+async def test_conversation_that_has_grown_too_long_is_not_read(store: Responses) -> None:
+    assert await store.put(row("a", body=b"x" * 600, events=b"e" * 5000))
+    assert await store.put(row("b", body=b"x" * 600, previous="a"))
+    assert len(await store.chain("b", "", 1300)) == 2
+    with pytest.raises(errors.BodyTooLarge, match="1,100"):
+        await store.chain("b", "", 1100)
 
 
 async def test_replaced_row_counts_once_and_finds_its_items(store: Responses) -> None:
@@ -127,7 +135,7 @@ async def test_old_rows_go_while_used_conversations_stay(store: Responses, clock
     for name, previous in (("a", None), ("b", "a"), ("lonely", None)):
         assert await store.put(row(name, previous=previous, item_ids=(f"msg_{name}",)))
     clock.now_s += 20 * DAY_S
-    await store.chain("b", "")
+    await store.chain("b", "", 1 << 20)
     clock.now_s += 20 * DAY_S
     await store.tidy()
     assert await names(store, "a", "b", "lonely") == {"a", "b"}

@@ -37,7 +37,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     wire, entry.exchange.ignored_fields = wire_request.read(entry.raw)
     store, owner = entry.box.responses, entry.exchange.owner
     keeps = state.stores(wire, store)
-    earlier = await state.earlier(wire, store, owner)
+    earlier = await state.earlier(wire, entry.box, owner)
     items = await state.resolved(wire, store, owner)
     prompt, choice = wire_request.to_prompt(wire, earlier, items)
     generate = wire_request.to_generate(wire, prompt, choice)
@@ -84,7 +84,7 @@ async def input_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
         return upstream
     wire, entry.exchange.ignored_fields = wire_request.read(entry.raw)
     store, owner = entry.box.responses, entry.exchange.owner
-    earlier = await state.earlier(wire, store, owner)
+    earlier = await state.earlier(wire, entry.box, owner)
     items = await state.resolved(wire, store, owner)
     prompt, _ = wire_request.to_prompt(wire, earlier, items)
     with wire_request.own_names():
@@ -158,8 +158,7 @@ async def input_items(request: Request[Any, Any, Any], response_id: FromPath[str
     row = await _row(request, response_id)
     items = decoded(row.input)
     if row.previous_id is not None:
-        store = box_of(request).responses
-        rows = await store.chain(row.previous_id, owner)
+        rows = await state.conversation(row.previous_id, box_of(request), owner)
         items = [*state.said_in(rows), *items]
     return _json(page.cut(items))
 

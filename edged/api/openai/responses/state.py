@@ -9,6 +9,7 @@ import msgspec
 from litestar.types import Message, Receive, Scope, Send
 
 from edged import errors
+from edged.api.box import Box
 from edged.api.events import Answer
 from edged.api.openai.envelope import encode
 from edged.api.openai.responses.items import decoded, encoded, given, kept
@@ -40,20 +41,20 @@ def stores(wire: ResponseRequest, store: Responses) -> bool:
     return False
 
 
-async def earlier(wire: ResponseRequest, store: Responses, owner: str) -> list[Item]:
+async def earlier(wire: ResponseRequest, box: Box, owner: str) -> list[Item]:
     """Return what was said before, of the whole conversation; instructions are not part of it.
 
-    Raises PreviousResponseNotFound, InvalidRequest and UnsupportedParameter.
+    Raises PreviousResponseNotFound, InvalidRequest, UnsupportedParameter and BodyTooLarge.
     """
     if wire.previous_response_id is None:
         return []
-    if store.limits.keeps_nothing:
+    if box.responses.limits.keeps_nothing:
         raise errors.UnsupportedParameter(
             "`previous_response_id` is not supported here: this box keeps no responses "
             '(`[server] responses_keep` is "0"); send the whole conversation as `input`',
             param="previous_response_id",
         )
-    rows = await store.chain(wire.previous_response_id, owner)
+    rows = await conversation(wire.previous_response_id, box, owner)
     unfit = next((row for row in rows if row.status not in _GOES_ON), None)
     if unfit is not None:
         status = "failed" if unfit.status == LOST else unfit.status
@@ -62,6 +63,11 @@ async def earlier(wire: ResponseRequest, store: Responses, owner: str) -> list[I
             param="previous_response_id",
         )
     return said_in(rows)
+
+
+async def conversation(last_id: str, box: Box, owner: str) -> list[Row]:
+    """Return the responses of a conversation, at most as long as a request may be."""
+    return await box.responses.chain(last_id, owner, box.plan.config.server.max_body_bytes)
 
 
 def said_in(rows: list[Row]) -> list[Item]:
