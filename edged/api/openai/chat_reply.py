@@ -113,16 +113,18 @@ class ChatReply:
         return b"".join([self._chunk(i, role) for i in range(self._n)])
 
     def piece(self, index: int, delta: Delta) -> bytes:
-        """Return the chunks of one delta, one a kind."""
+        """Return the chunks of one delta: one a kind, one a tool call.
+
+        A chunk names each call once, as OpenAI's do: clients read the first entry, or the last.
+        """
         found = b""
         if delta.reasoning:
             found = self._chunk(index, b'"reasoning_content":' + encode(delta.reasoning))
         if delta.content or delta.logprobs:
             logprobs = encode(Logprobs(_wire(delta.logprobs))) if delta.logprobs else b"null"
             found += self._chunk(index, b'"content":' + encode(delta.content), logprobs)
-        if delta.calls:
-            calls = b",".join([_call(call) for call in delta.calls])
-            found += self._chunk(index, b'"tool_calls":[%b]' % calls)
+        for call in _joined(delta.calls):
+            found += self._chunk(index, b'"tool_calls":[%b]' % _call(call))
         return found
 
     def closing(self, index: int, finish: Finish) -> bytes:
@@ -148,6 +150,19 @@ class ChatReply:
 def _choice(index: int, delta: bytes, logprobs: bytes = b"null", reason: bytes = b"null") -> bytes:
     form = b'{"index":%d,"delta":{%b},"logprobs":%b,"finish_reason":%b}'
     return form % (index, delta, logprobs, reason)
+
+
+def _joined(pieces: list[CallDelta]) -> list[CallDelta]:
+    """Return the pieces with neighbours of one call made into one."""
+    found = pieces[:1]
+    for piece in pieces[1:]:
+        last = found[-1]
+        if piece.index == last.index:
+            arguments = last.arguments + piece.arguments
+            found[-1] = msgspec.structs.replace(last, arguments=arguments)
+        else:
+            found.append(piece)
+    return found
 
 
 def _call(call: CallDelta) -> bytes:
