@@ -125,6 +125,12 @@ def _stream(exchange: Exchange, path: str) -> Iterator[str]:
     if path.startswith("/v1/responses"):
         yield from _responses_stream(exchange, found)
         return
+    yield from _completion_stream(exchange, found, path)
+
+
+def _completion_stream(
+    exchange: Exchange, found: list[tuple[str, str]], path: str
+) -> Iterator[str]:
     if any(name for name, _ in found):
         yield "an event has a name, which OpenAI's have not"
     data = [each for _, each in found]
@@ -133,15 +139,22 @@ def _stream(exchange: Exchange, path: str) -> Iterator[str]:
             yield "the stream does not end with [DONE]"
         data = [each for each in data if each != "[DONE]"]
     for each in data:
-        value = json.loads(each)
-        if "error" in value:
-            yield from _error(value, path)
-            continue
-        if path == "/v1/completions":
-            for choice in value["choices"]:
-                # The published type forgets what OpenAI sends: null until the last chunk.
-                choice["finish_reason"] = choice["finish_reason"] or "stop"
-        yield from _strict(_CHUNKS[path], value)
+        yield from _chunk(json.loads(each), path)
+
+
+def _chunk(value: dict[str, Any], path: str) -> Iterator[str]:
+    if "error" in value:
+        yield from _error(value, path)
+        return
+    if path == "/v1/completions":
+        for choice in value["choices"]:
+            # The published type forgets what OpenAI sends: null until the last chunk.
+            choice["finish_reason"] = choice["finish_reason"] or "stop"
+    yield from _strict(_CHUNKS[path], value)
+    for choice in value["choices"]:
+        calls = [call["index"] for call in choice.get("delta", {}).get("tool_calls", ())]
+        if len(calls) > len(set(calls)):
+            yield "a chunk has two pieces of one call; clients read one"
 
 
 def _responses_stream(exchange: Exchange, found: list[tuple[str, str]]) -> Iterator[str]:

@@ -29,11 +29,13 @@ context = 1024
 load = "startup"
 sampling = {{{{ temperature = 0.0 }}}}
 
-# Random weights: what it says is noise, unless a grammar holds it.
+# Random weights: what it says is noise, unless a grammar holds it. The biases let a string, and
+# an answer that may end, end soon; the seed makes runs alike.
 [models.tool-caller]
 gguf = "file:{caller}"
 context = 4096
 load = "startup"
+sampling = {{{{ seed = 7, logit_bias = {{{{ {end} = 4, {quote} = 8 }}}} }}}}
 
 [models.embedder]
 gguf = "file:{embedder}"
@@ -58,7 +60,11 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URL of the daemon."""
     try:
         toml = MODELS_TOML.format(
-            caller=tool_caller(), embedder=tiny("embedding"), reranker=tiny("rerank")
+            caller=tool_caller(),
+            end=small().tokens.index(small().eos),
+            quote=small().tokens.index('"'),
+            embedder=tiny("embedding"),
+            reranker=tiny("rerank"),
         )
     except UnavailableError as error:
         pytest.skip(str(error))

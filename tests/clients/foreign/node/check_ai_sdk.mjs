@@ -52,7 +52,7 @@ for (const [name, model] of Object.entries(providers)) {
       maxRetries,
       stopWhen: (isStepCount ?? stepCountIs)(2),
     });
-    assert.equal(reply.steps.length, 2);
+    assert.equal(reply.steps.length, 2, reply.finishReason);
     assert.ok(called.length >= 2);
     called.forEach((wanted) => Forecast.parse(wanted));
   });
