@@ -249,6 +249,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
     ({"top_logprobs": 21}, "top_logprobs", "invalid_value"),
     ({"metadata": {str(i): "x" for i in range(17)}}, "metadata", "invalid_value"),
+    ({"metadata": {"": "x"}}, "metadata", "invalid_value"),
+    ({"metadata": {"k" * 65: "x"}}, "metadata", "invalid_value"),
     ({"metadata": {"a": 1}}, "metadata", "invalid_value"),
     ({"metadata": {"a": "x" * 513}}, "metadata", "invalid_value"),
     ({"max_output_tokens": 0}, "max_output_tokens", "invalid_value"),

@@ -22,6 +22,7 @@ from edged.api.openai.tools import Function, FunctionTool, to_choice, to_tools
 from edged.plan import ModelPlan
 from edged.protocol import DEFAULTS, Constraint, Generate, JsonSchema, Messages, ToolChoice
 
+_LONGEST_KEY = 64  # of metadata
 # What the rest of the daemon calls what this dialect calls differently.
 _RENAMED = {
     "max_tokens": "max_output_tokens",
@@ -88,6 +89,10 @@ def _check(wire: ResponseRequest) -> None:
             '`top_logprobs` needs `include: ["message.output_text.logprobs"]`',
             param="top_logprobs",
         )
+    if any(not 1 <= len(key) <= _LONGEST_KEY for key in wire.metadata or ()):
+        raise errors.InvalidRequest(
+            f"`metadata`: its keys have 1 to {_LONGEST_KEY} characters", param="metadata"
+        )
     if wire.background and wire.store is False:
         raise errors.InvalidRequest(
             "`background` needs `store`: an answer that is not kept cannot be fetched later",
@@ -106,7 +111,9 @@ def own_names() -> Iterator[None]:
     try:
         yield
     except errors.EdgedError as error:
-        error.param = _RENAMED.get(error.param or "", error.param)
+        name = (error.param or "").partition("[")[0]
+        if name in _RENAMED:  # a place inside it would be another here
+            error.param = _RENAMED[name]
         raise
 
 
@@ -137,11 +144,8 @@ def to_prompt(
 def to_generate(wire: ResponseRequest, prompt: Messages, choice: ToolChoice) -> Generate:
     """Return the engine's form of the request."""
     constraint = _constraint(wire)
-    if constraint is not None and choice.mode == "required":
-        raise errors.InvalidRequest(
-            "`tool_choice` asks for a call, `text.format` for something else; send one",
-            param="text.format",
-        )
+    if choice.mode == "required":
+        constraint = None  # of the content, and there will be calls only; SDKs send both
     effort = _effort(wire)
     with_logprobs = wants(wire, "message.output_text.logprobs")
     return Generate(

@@ -20,7 +20,6 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Role = Literal["user", "system", "developer", "assistant"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Short = Annotated[str, Meta(max_length=512)]
-Key = Annotated[str, Meta(min_length=1, max_length=64)]
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -224,7 +223,7 @@ class ResponseRequest(Common, kw_only=True):
     max_tool_calls: Positive | None = None
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    metadata: Annotated[dict[Key, Short], Meta(max_length=16)] | None = None
+    metadata: Annotated[dict[str, Short], Meta(max_length=16)] | None = None
     service_tier: (
         Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None
     ) = None
