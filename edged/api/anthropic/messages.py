@@ -83,11 +83,8 @@ def to_generate(wire: MessagesRequest) -> Generate:
     """
     prompt, choice = to_prompt(wire)
     form = _format(wire)
-    if form is not None and choice.mode == "required":
-        raise errors.InvalidRequest(
-            "`tool_choice` asks for a call, `output_config.format` for something else; send one",
-            param="output_config.format",
-        )
+    if choice.mode == "required":
+        form = None  # of the content, and there will be calls only
     if isinstance(wire.thinking, Enabled) and wire.thinking.budget_tokens >= wire.max_tokens:
         raise errors.InvalidRequest(
             "`thinking.budget_tokens` counts as part of `max_tokens` and must be less",
