@@ -102,6 +102,14 @@ def _logit_bias(value: Any) -> dict[int, float]:
     return {int(token): number(-100, 100)(bias) for token, bias in value.items()}
 
 
+def _breakers(value: Any) -> list[str]:
+    known = isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+    if not known or len(value) > _MOST_BREAKERS:
+        raise BadValueError('must be a list of up to 64 texts, such as ["\\n", ":"]')
+    return list(value)
+
+
+_MOST_BREAKERS = 64
 _COUNT = 1 << 20  # no box has more of anything that is counted here
 _TOKENS = 1 << 24
 
@@ -143,6 +151,14 @@ MODEL: Keys = {
         "seed": whole(-(1 << 63), (1 << 63) - 1),
         "logit_bias": _logit_bias,
         "ignore_eos": boolean,
+        "min_tokens": whole(0, _TOKENS),
+        "dry_multiplier": number(0, 100),
+        "dry_base": number(1, 100),
+        "dry_allowed_length": whole(0, _TOKENS),
+        "dry_penalty_last_n": whole(-1, _TOKENS),
+        "dry_sequence_breakers": _breakers,
+        "xtc_probability": number(0, 1),
+        "xtc_threshold": number(0, 1),
     },
     "llamacpp": {
         "threads": whole(1, 1024),
