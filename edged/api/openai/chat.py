@@ -63,11 +63,8 @@ def to_generate(wire: ChatRequest) -> Generate:
     """
     prompt, choice = to_prompt(wire)
     constraint = parameters.constraint(wire)
-    if constraint is not None and choice.mode == "required":
-        raise errors.InvalidRequest(
-            "`tool_choice` asks for a call, a response format for something else; send one",
-            param="response_format",
-        )
+    if choice.mode == "required":
+        constraint = None  # of the content, and there will be calls only; SDKs send both
     if wire.top_logprobs and not wire.logprobs:
         raise errors.InvalidRequest("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
     return Generate(
