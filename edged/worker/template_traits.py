@@ -45,7 +45,7 @@ class CallForm(Struct, frozen=True):
     no_content: str | None = ""  # the content of a message that only calls tools
     parallel: bool = True  # several calls in one message (Llama 3: one)
     thinking_parts: bool = False  # reasoning is a part of the content (Ministral)
-    lone_thinking: bool = False  # refuses content beside reasoning and calls (gpt-oss)
+    lone_thinking: bool = False  # takes no content beside reasoning and calls (gpt-oss)
 
 
 class Traits(Struct, frozen=True):
@@ -161,7 +161,8 @@ class _Probe:
         for result in results:
             for shown in (True, False):
                 form = self._call_form_with(result, shown=shown)
-                if form and (shown or result == "role"):
+                # A template that knows nothing of tools prints any role: that says nothing.
+                if form and (shown or (result == "role" and self._tools)):
                     return form
         return None
 
@@ -189,7 +190,7 @@ class _Probe:
             as_part = _THOUGHT in prompt and not _printed("thinking", _THOUGHT, prompt)
             return msgspec.structs.replace(form, thinking_parts=as_part)
         both = self._with_call(form, _MARK, last=True, content=_SECOND, **thinking)
-        return msgspec.structs.replace(form, lone_thinking=not both)
+        return msgspec.structs.replace(form, lone_thinking=_SECOND not in both)
 
     def _with_call(
         self, form: CallForm, result: Any, *, last: bool = False, n_calls: int = 1, **more: Any
