@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -53,6 +54,15 @@ _ANTHROPIC_TYPES = {
     500: "api_error",
     503: "overloaded_error",
 }
+_FIGURES = re.compile(r"(\d+) tokens\D+(\d+) tokens")
+
+
+def _anthropic_message(error: EdgedError) -> str:
+    found = _FIGURES.search(error.message)
+    if not found or not isinstance(error, errors.ContextLengthExceeded):
+        return error.message
+    # Claude Code looks for these words and figures, and makes its conversation shorter.
+    return f"prompt is too long: {found[1]} tokens > {found[2]} maximum; {error.message}"
 
 
 def _anthropic(error: EdgedError, request_id: str) -> dict[str, Any]:
@@ -60,7 +70,7 @@ def _anthropic(error: EdgedError, request_id: str) -> dict[str, Any]:
         "type": "error",
         "error": {
             "type": _ANTHROPIC_TYPES.get(error.status, "invalid_request_error"),
-            "message": error.message,
+            "message": _anthropic_message(error),
             "details": {"error_code": error.code, "param": error.param},
         },
         "request_id": request_id,

@@ -187,6 +187,16 @@ async def test_error_has_its_status_and_anthropics_shape(
         assert value["error"]["details"] == {"error_code": error.code, "param": error.param}
 
 
+@pytest.mark.parametrize("figure", ["20", "at least 20"])
+async def test_long_prompt_is_said_in_anthropics_words(
+    box: PlayedBox, http: httpx.AsyncClient, figure: str
+) -> None:
+    said = f"the prompt has {figure} tokens, the context is 10 tokens, both together"
+    box.scripts["guide"] = failing(errors.ContextLengthExceeded(said))
+    message = (await http.post(PATH, json=body())).json()["error"]["message"]
+    assert message == f"prompt is too long: 20 tokens > 10 maximum; {said}"
+
+
 async def test_error_in_the_middle_is_the_last_event(
     box: PlayedBox, http: httpx.AsyncClient
 ) -> None:

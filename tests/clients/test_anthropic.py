@@ -283,6 +283,16 @@ def test_error_is_the_sdks_own(
     assert caught.value.api_message
 
 
+def test_prompt_that_is_too_long_is_said_in_anthropics_words(claude: anthropic.Anthropic) -> None:
+    """Claude Code reads both figures and makes its conversation shorter."""
+    long: list[MessageParam] = [{"role": "user", "content": "no " * CONTEXT}]
+    n_prompt = claude.messages.count_tokens(model=MODEL, messages=long).input_tokens
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        claude.messages.create(model=MODEL, messages=long, max_tokens=5)
+    said = f"prompt is too long: {n_prompt} tokens > {CONTEXT} maximum"
+    assert (caught.value.api_message or "").startswith(said)
+
+
 def test_stream_that_is_left_frees_its_place(
     claude: anthropic.Anthropic, raw: httpx.Client
 ) -> None:
