@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 
 from edged.protocol import (
@@ -22,6 +23,7 @@ from edged.protocol import (
     Text,
     ToolChoice,
 )
+from edged.worker import output
 from edged.worker.llamacpp.engine import LlamaCppEngine
 from tests.llamacpp.support import (
     EDGE_GUIDE,
@@ -387,10 +389,38 @@ async def test_random_weights_make_valid_calls(
     assert {call.name for answer in answers for call in answer.calls} == names
 
 
-FORMATS = [
-    "hermes", "qwen3-coder", "llama3", "mistral", "mistral-list", "deepseek-v3", "glm-4", "kimi-k2",
-    "granite", "command-r", "phi-4", "functionary", "lfm2", "minimax",
-]  # fmt: skip
+@pytest.mark.parametrize("name", [row.name for row in output.FORMATS])
+async def test_calls_are_valid_in_the_manner_of_every_family(name: str) -> None:
+    launched = msgspec.structs.replace(launch(tiny("plain"), context=1024), output_format=name)
+    async with running(launched) as engine:
+        one = ToolChoice("required", parallel=False)
+        answers = await ask_all(
+            engine, with_tools(), DICE[:6], tool_choice=one, reasoning_budget=20
+        )
+        named = ToolChoice("required", ["send"], parallel=False)
+        answers += await ask_all(
+            engine, with_tools(), DICE[:2], tool_choice=named, reasoning_budget=20
+        )
+    for answer in answers:
+        assert_calls(answer, set(PARAMETERS))
+        assert len(answer.calls) == 1
+    assert {answer.calls[0].name for answer in answers[-2:]} == {"send"}
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "mistral", "llama3", "command-r7b"])
+async def test_content_is_constrained_in_the_manner_of_its_family(name: str) -> None:
+    launched = msgspec.structs.replace(launch(tiny("plain"), context=1024), output_format=name)
+    async with running(launched) as engine:
+        for prompt in (chat("Hello"), thinking("Hello")):
+            for answer in await ask_all(
+                engine,
+                prompt,
+                DICE[:5],
+                constraint=JsonSchema(SCHEMAS["enum"]),
+                reasoning_budget=10,
+            ):
+                assert answer.done.reason == "stop"
+                jsonschema.validate(json.loads(answer.content), SCHEMAS["enum"])
 
 
 async def test_call_that_is_cut_ends_with_length(random_engine: LlamaCppEngine) -> None:
@@ -422,6 +452,30 @@ async def test_allowed_tools_bind_free_answers_too(random_engine: LlamaCppEngine
         )
     for answer in answers:
         assert_calls(answer, {"add", "send"})
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [
+        ("llama3", '{"name": "add", "parameters": {'),
+        ("gpt-oss", "<|channel|>commentary to=functions.add <|constrain|>json<|message|>"),
+        ("qwen3-coder", "<tool_call>\n<function="),
+        ("mistral", "[TOOL_CALLS]"),
+        ("lfm2", "<|tool_call_start|>["),
+    ],
+)
+async def test_call_that_is_begun_in_the_manner_of_its_family_is_finished(
+    name: str, begun: str
+) -> None:
+    launched = msgspec.structs.replace(launch(tiny("plain"), context=1024), output_format=name)
+    async with running(launched) as engine:
+        with begun_with(engine, begun):
+            answers = await ask_all(
+                engine, with_tools(), DICE[:6], tool_choice=ToolChoice(parallel=False)
+            )
+    for answer in answers:
+        assert_calls(answer, {"add"} if "add" in begun else set(PARAMETERS))
+        assert len(answer.calls) == 1
 
 
 async def test_free_answer_may_stay_without_calls(engine: LlamaCppEngine) -> None:

@@ -20,15 +20,17 @@ from edged.protocol import Constraint, Generate, Messages
 from edged.worker import output
 from edged.worker.llamacpp import grammar_text
 from edged.worker.output import Format, Marker, Trigger
-from edged.worker.output.harmony import channel_of
-from edged.worker.output.syntax import Harmony, split_tags
+from edged.worker.output.harmony import TRIGGER, channel_of
+from edged.worker.output.syntax import Harmony, Syntax, split_tags
 
 TokenOf = Callable[[str], int | None]
 
 _ANY = "/(?s:.*)/"
 _SPACE = "/[ \\n]{0,8}/"
+_MOST_LIKELY = 32  # grammars that are compiled before they are needed
 _ANALYSIS = "analysis"
-_TO_FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+_END = "<|end|>"
+_TO_FINAL = f"{_END}<|start|>assistant<|channel|>final<|message|>"
 
 
 class Needed(NamedTuple):
@@ -58,10 +60,19 @@ class Calls(NamedTuple):
         return Needed(grammar_text.of_lark(lark), "tools")
 
     def likely(self) -> list[Needed]:
-        """Return the grammars of the beginnings that the model was taught."""
-        syntax = self.form.calls[0]
+        """Return the grammars of the beginnings that this model writes, the likely ones first."""
+        triggers = [t for syntax in self.form.calls for t in self._triggers(syntax)]
+        return [self.after(trigger) for trigger in triggers[:_MOST_LIKELY]]
+
+    def _triggers(self, syntax: Syntax) -> list[Trigger]:
         openings = {getattr(syntax, name, "") for name in ("opening", "call", "function")} - {""}
-        return [self.after(Trigger(syntax, opening)) for opening in sorted(openings)]
+        if openings:
+            return [Trigger(syntax, opening) for opening in sorted(openings)]
+        # Without a tag it is the name that tells a call from text.
+        text = TRIGGER if isinstance(syntax, Harmony) else ""
+        named = [tool["function"]["name"] for tool in _tools_of(self.request)]
+        allowed = self.request.tool_choice.names or named
+        return [Trigger(syntax, text, name) for name in named if name in allowed]
 
 
 def demanded(request: Generate, form: Format, prompt: str, token_of: TokenOf) -> Needed | None:
@@ -104,10 +115,10 @@ def opened(form: Format, prompt: str) -> str | None:
     return found.closing if found else None
 
 
-def closing(form: Format, prompt: str) -> str | None:
+def closing(request: Generate, form: Format, prompt: str) -> str | None:
     """Return the text that ends the reasoning of an answer; None for a model that never reasons."""
     if isinstance(form.calls[0], Harmony):
-        return _TO_FINAL
+        return _END if _tools_of(request) else _TO_FINAL  # what comes next may be a call
     return opened(form, prompt) or (form.thinks.closing if form.thinks else None)
 
 

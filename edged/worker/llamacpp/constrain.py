@@ -18,6 +18,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import llguidance
 import numpy as np
@@ -32,6 +33,7 @@ _LONGEST = 1 << 18  # characters of a grammar
 _STACK_BYTES = 512 << 20  # of address space; pages are taken as they are touched
 _N_THREADS = 2
 _PATIENCE_S = 20.0
+_MOMENT_S = 0.05
 _N_KEPT = 64
 _LONGEST_REASON = 500
 _LONG_WORD = re.compile(r"^(.{20}).{60,}(.{20})$")
@@ -112,25 +114,38 @@ class Grammars:
 
         Raises InvalidRequest, about `param`, with the reason why there is none.
         """
-        compiling = self._compiled(grammar)
-        try:
-            # Shielded: others may wait for the same one.
-            waiting = asyncio.shield(asyncio.wrap_future(compiling))
-            found = await asyncio.wait_for(waiting, _PATIENCE_S)
-        except TimeoutError:
-            if not compiling.running():
-                raise ServiceUnavailable("the grammars of others are being compiled") from None
-            found = f"it is not compiled after {_PATIENCE_S:g} s"
-        if isinstance(found, str):
-            raise InvalidRequest(f"this cannot be enforced: {found}", param=param)
+        found = await self.ready(grammar, param)
         return Guide(found.deep_copy(), self._vocab.n_tokens)
 
-    def guide_now(self, grammar: str) -> Guide | None:
-        """Return the automaton; None while it is being compiled. Raises GrammarStuckError."""
+    async def ready(self, grammar: str, param: str) -> llguidance.LLMatcher:
+        """Have a grammar compiled, as `guide` does."""
         compiling = self._compiled(grammar)
         if not compiling.done():
-            return None
+            # Shielded: others may wait for the same one.
+            waiting = asyncio.shield(asyncio.wrap_future(compiling))
+            try:
+                await asyncio.wait_for(waiting, _PATIENCE_S)
+            except TimeoutError:
+                if not compiling.running():
+                    raise ServiceUnavailable("the grammars of others are being compiled") from None
+                raise InvalidRequest(
+                    f"the grammar is not compiled after {_PATIENCE_S:g} s; make it simpler",
+                    param=param,
+                ) from None
         found = compiling.result()
+        if isinstance(found, str):
+            raise InvalidRequest(f"this cannot be enforced: {found}", param=param)
+        return found
+
+    def guide_now(self, grammar: str) -> Guide | None:
+        """Return the automaton; None while it is being compiled. Raises GrammarStuckError.
+
+        Waits a moment for it, as most take less: for the engine thread, that all streams wait for.
+        """
+        try:
+            found = self._compiled(grammar).result(_MOMENT_S)
+        except FutureTimeoutError:
+            return None
         if isinstance(found, str):
             raise GrammarStuckError(found)
         return Guide(found.deep_copy(), self._vocab.n_tokens)

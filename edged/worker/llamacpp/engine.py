@@ -206,13 +206,12 @@ class LlamaCppEngine:
         """Return the grammar of the whole answer; have those ready that it may come to."""
         if prepared.grammar is not None:
             return await self._grammars.guide(*prepared.grammar)
-        if prepared.calls is not None:
-            for needed in prepared.calls.likely():
-                try:
-                    await self._grammars.guide(*needed)
-                except InvalidRequest:
-                    if prepared.calls.strict:
-                        raise
+        for needed in prepared.likely:
+            try:
+                await self._grammars.ready(*needed)
+            except InvalidRequest:
+                if prepared.calls is None or prepared.calls.strict:
+                    raise
         return None
 
     async def call(self, request: Call) -> Reply:

@@ -163,11 +163,10 @@ class Generation:
     def _limit_thoughts(self) -> None:
         """Write what ends the reasoning if it has had its tokens."""
         budget = self._thinking_budget
-        if budget is None or not self._thinks or self._n_reasoning < budget:
+        if self._forced or budget is None or not self._thinks or self._n_reasoning < budget:
             return
         if self._guide is None or self._guide.allows(self._closing):
             self._forced.extend(self._closing)
-            self._thinking_budget = None
 
     def _begin_call(self) -> None:
         """Let the grammar of calls guide the answer from here on, as soon as it is compiled."""

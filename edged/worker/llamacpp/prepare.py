@@ -52,6 +52,7 @@ class Prepared(NamedTuple):
     grammar: Needed | None = None  # of the whole answer
     enforced: bool = False  # … which is a call
     calls: Calls | None = None  # that a free answer may begin
+    likely: tuple[Needed, ...] = ()  # the grammars of those
     thinking: bool = False  # the prompt has opened the reasoning
     thinking_budget: int | None = None  # tokens of reasoning at most
     closing: tuple[int, ...] = ()  # tokens that end the reasoning
@@ -137,9 +138,10 @@ class Preparer:
         form, token_of = self._form, self._vocab.control.get
         grammar = answer_grammar.demanded(request, form, text, token_of)
         tools = prompt.tools if request.tool_choice.mode != "none" else None
+        calls = Calls(request, form, token_of) if tools and grammar is None else None
         budget, closing = request.reasoning_budget, None
         if budget is not None:
-            closing = answer_grammar.closing(form, text)
+            closing = answer_grammar.closing(request, form, text)
         return prepared._replace(
             output=output.Output(
                 request.stop,
@@ -151,7 +153,8 @@ class Preparer:
             ),
             grammar=grammar,
             enforced=bool(tools) and request.constraint is None,
-            calls=Calls(request, form, token_of) if tools and grammar is None else None,
+            calls=calls,
+            likely=tuple(calls.likely()) if calls else (),
             thinking=answer_grammar.opened(form, text) is not None,
             thinking_budget=budget if closing else None,
             closing=tuple(self._vocab.tokenize([(closing, True)], wrap=False)) if closing else (),

@@ -19,7 +19,7 @@ _HEADER = 512  # characters at most
 _LONG = 1 << 40
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
-_TRIGGER = " to=functions."
+TRIGGER = " to=functions."
 
 
 def channel_of(prompt: str) -> str:
@@ -94,7 +94,7 @@ class Channels:
     def _call(self, name: str) -> Reading[bool]:
         if self._calls is None or not self._calls.knows(name):
             return False
-        self._calls.trigger = Trigger(Harmony(), _TRIGGER, name)
+        self._calls.trigger = Trigger(Harmony(), TRIGGER, name)
         self._source.mark_trigger()
         if not (yield from self._calls.one(name)):
             return False
