@@ -1,20 +1,17 @@
 """Tool calls out of text, in the syntaxes of `syntax.py`.
 
-A call that turns out to be none, or one of a tool that the request does not have, is text. So that
-no client ever gets arguments that are no JSON, a call is held until it is whole, unless a grammar
-guarantees that it becomes one (`enforced`): then its arguments stream.
+A call that turns out to be none, or one of a tool that the request does not have, is text.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edged.protocol import CallDelta, ToolChoice
+from edged.protocol import ToolChoice
 from edged.worker.output import json_text, python_text
+from edged.worker.output.pieces import Pieces
 from edged.worker.output.schema import as_json, is_text, loads, parameters_of, properties_of
 from edged.worker.output.source import Reading, Source
 from edged.worker.output.syntax import (
@@ -29,67 +26,37 @@ from edged.worker.output.syntax import (
 
 _NAME = 256  # characters of a name or a key at most
 _LONG = 1 << 40
-_LETTERS = string.ascii_letters + string.digits
 
 
 class Calls:
-    """Reads the calls of one answer and hands them to `emit` in pieces."""
+    """Reads the calls of one answer; they go into `pieces`."""
 
     def __init__(
-        self,
-        source: Source,
-        tools: Sequence[dict[str, Any]],
-        choice: ToolChoice,
-        *,
-        id_length: int,
-        emit: Callable[[CallDelta], None],
+        self, source: Source, tools: Sequence[dict[str, Any]], choice: ToolChoice, pieces: Pieces
     ) -> None:
+        """`tools` are OpenAI's; those that the choice leaves out count as unknown."""
         self._source = source
         self._tools = {
             tool["function"]["name"]: parameters_of(tool)
             for tool in tools
             if not choice.names or tool["function"]["name"] in choice.names
         }
-        self._parallel = choice.parallel
-        self._id_length = id_length
-        self._emit = emit
-        self._ids: set[str] = set()
-        self._n = 0
-        self._name = ""  # of the call that is being read, once it is certain
-        self._id = ""
-        self._held: list[str] = []
-        self._sent = False
-        self._waits = False
-        self.enforced = False
-        self.trigger: Trigger | None = None
-
-    @property
-    def called(self) -> bool:
-        """A call was handed out, or a part of one."""
-        return self._n > 0 or self._sent
-
-    @property
-    def full(self) -> bool:
-        """No further call is allowed."""
-        return self._n > 0 and not self._parallel
+        self.pieces = pieces
 
     def knows(self, name: str) -> bool:
         """Return whether the request lets this tool be called."""
         return name in self._tools
 
     def read(self, syntaxes: Sequence[Syntax], opening: str) -> Reading[bool]:
-        """Read calls after `opening`; False if what follows is none, or not whole.
-
-        The source's mark is moved to the end of what was handed out.
-        """
+        """Read calls after `opening`; False if what follows is none, or not whole."""
         syntax = syntaxes[0]
         if opening:  # at once, so that the first token after it can be constrained
-            self.trigger = Trigger(syntax, opening)
+            self.pieces.trigger = Trigger(syntax, opening)
         if len(syntaxes) > 1 and (yield from self._source.spaces()):
             braces = self._source.text[self._source.at] in "[{"
             syntax = next((s for s in syntaxes if isinstance(s, Objects) == braces), syntax)
             if opening:
-                self.trigger = Trigger(syntax, opening)
+                self.pieces.trigger = Trigger(syntax, opening)
         match syntax:
             case Objects():
                 return (yield from self._objects(syntax))
@@ -104,66 +71,13 @@ class Calls:
 
     def one(self, name: str) -> Reading[bool]:
         """Read the arguments of a call whose name is known."""
-        self._begin(name)
-        if not (yield from self._arguments(self._push)):
+        self.pieces.begin(name)
+        if not (yield from self._arguments(self.pieces.push)):
             return False
-        self._end()
+        self.pieces.end()
         return True
 
-    def cut(self) -> bool:
-        """Hand out the call that the end of the answer has cut off; False if there is none."""
-        if not (self._name and (self._sent or self._held)):
-            return False
-        self._send("".join(self._held))
-        self._n += 1
-        self._forget()
-        return True
-
-    def abandon(self) -> None:
-        """Forget the call that turned out to be none."""
-        self._n += self._sent  # what was handed out stays a call
-        self._forget()
-        self.trigger = None
-
-    # ── one call's pieces ──
-
-    def _begin(self, name: str, call_id: str | None = None, *, waits: bool = False) -> None:
-        self._name, self._id, self._waits = name, call_id or "", waits
-
-    def _push(self, text: str) -> None:
-        if self.enforced and not self._waits:
-            self._send(text)
-        else:
-            self._held.append(text)
-
-    def _send(self, text: str) -> None:
-        if self._sent:
-            self._emit(CallDelta(self._n, arguments=text))
-        else:
-            if not self._id or self._id in self._ids:
-                self._id = self._new_id()
-            self._ids.add(self._id)
-            self._emit(CallDelta(self._n, self._id, self._name, text))
-        self._sent = True
-        self._source.mark()
-
-    def _end(self) -> None:
-        if self._held or not self._sent:
-            self._send("".join(self._held))
-        self._source.mark()
-        self._n += 1
-        self._forget()
-        if not self.enforced:
-            self.trigger = None
-
-    def _forget(self) -> None:
-        self._name = self._id = ""
-        self._held, self._sent, self._waits = [], False, False
-
-    def _new_id(self) -> str:
-        n = self._id_length
-        word = "".join(secrets.choice(_LETTERS) for _ in range(n or 24))
-        return word if n else f"call_{word}"
+    # ── arguments ──
 
     def _arguments(self, push: Callable[[str], None]) -> Reading[bool]:
         """Read an object; also one inside a string, or null for none."""
@@ -198,7 +112,7 @@ class Calls:
             if not (yield from self._object(syntax)):
                 return False
             n += 1
-            if self.full:
+            if self.pieces.full:
                 return True
             following = yield from source.spaces()
             if following == ("," if listed else syntax.separator.strip() or None):
@@ -226,7 +140,7 @@ class Calls:
             if key == syntax.name and name is None:
                 name = yield from json_text.text_of(source, limit=_NAME)
                 good = name is not None and self.knows(name)
-            elif key in (syntax.arguments, "arguments", "parameters") and not self._name:
+            elif key in (syntax.arguments, "arguments", "parameters") and not self.pieces.begun:
                 if name is not None and not early:
                     good = yield from self._arguments_of(syntax, name, call_id)
                 else:
@@ -246,20 +160,20 @@ class Calls:
 
     def _arguments_of(self, syntax: Objects, name: str, call_id: str | None) -> Reading[bool]:
         if not syntax.opening:
-            self.trigger = Trigger(syntax, "", name)
+            self.pieces.trigger = Trigger(syntax, "", name)
             self._source.mark_trigger()
-        self._begin(name, call_id, waits=syntax.id_last)
-        return (yield from self._arguments(self._push))
+        self.pieces.begin(name, call_id, waits=syntax.id_last)
+        return (yield from self._arguments(self.pieces.push))
 
     def _close(self, name: str | None, call_id: str | None, early: list[str]) -> bool:
         if name is None:
             return False
-        if not self._name:
-            self._begin(name, call_id)
-            self._push("".join(early) or "{}")
-        elif call_id and not self._sent:
-            self._id = call_id
-        self._end()
+        if not self.pieces.begun:
+            self.pieces.begin(name, call_id)
+            self.pieces.push("".join(early) or "{}")
+        elif call_id:
+            self.pieces.name_id(call_id)
+        self.pieces.end()
         return True
 
     # ── a name, then JSON ──
@@ -278,7 +192,7 @@ class Calls:
             if not (yield from self._one_named(syntax)):
                 return False
             n += 1
-            if self.full:
+            if self.pieces.full:
                 return True
             if syntax.end:
                 yield from source.words(syntax.end)
@@ -296,10 +210,10 @@ class Calls:
             call_id, stop = yield from source.until([between], limit=_NAME)
         if not stop or not self.knows(name):
             return False
-        self._begin(name, call_id.strip())
-        if not (yield from self._arguments(self._push)):
+        self.pieces.begin(name, call_id.strip())
+        if not (yield from self._arguments(self.pieces.push)):
             return False
-        self._end()
+        self.pieces.end()
         return True
 
     # ── tags around each parameter ──
@@ -320,7 +234,7 @@ class Calls:
             if not (yield from self._one_of_parameters(syntax)):
                 return False
             n += 1
-            if self.full:
+            if self.pieces.full:
                 return True
 
     def _one_of_parameters(self, syntax: Parameters) -> Reading[bool]:
@@ -333,14 +247,14 @@ class Calls:
         if not stop or not self.knows(name):
             return False
         schema = self._tools[name]
-        self._begin(name)
+        self.pieces.begin(name)
         before = "{"
         while True:
             if stop != syntax.parameter:
                 yield from source.spaces()
                 if stop == ending or (yield from source.tag(ending)):
-                    self._push("{}" if before == "{" else "}")
-                    self._end()
+                    self.pieces.push("{}" if before == "{" else "}")
+                    self.pieces.end()
                     return True
                 if not (yield from source.tag(syntax.parameter)):
                     return False
@@ -365,16 +279,16 @@ class Calls:
             stop = "]]>"
         kind = properties_of(schema).get(key, {})
         if is_text(kind, schema):
-            self._push(opening + '"')
-            text = _Text(self._push, pad=syntax.pad)
+            self.pieces.push(opening + '"')
+            text = _Text(self.pieces.push, pad=syntax.pad)
             _, found = yield from source.until([stop], limit=_LONG, sink=text, half=False)
             if found:
-                self._push('"')
+                self.pieces.push('"')
         else:
             value, found = yield from source.until([stop], limit=_LONG)
             if found:
                 value = value.removesuffix(syntax.pad) if syntax.pad else value
-                self._push(opening + as_json(value, kind, schema))
+                self.pieces.push(opening + as_json(value, kind, schema))
         if found and stop != syntax.value_end:
             return (yield from source.words(syntax.value_end))
         return bool(found)
@@ -395,7 +309,7 @@ class Calls:
             if not (yield from self._one_pythonic()):
                 return False
             n += 1
-            if self.full:
+            if self.pieces.full:
                 return True
             following = yield from source.spaces()
             if following == ",":
@@ -411,7 +325,7 @@ class Calls:
         name, stop = yield from source.until(["("], limit=_NAME)
         if not stop or not self.knows(name.strip()):
             return False
-        self._begin(name.strip())
+        self.pieces.begin(name.strip())
         before = "{"
         while (following := (yield from source.spaces())) != ")":
             if following == "," and before == ", ":
@@ -421,11 +335,11 @@ class Calls:
             value = (yield from python_text.value(source)) if stop else None
             if value is None:
                 return False
-            self._push(f"{before}{json.dumps(key.strip(), ensure_ascii=False)}: {value}")
+            self.pieces.push(f"{before}{json.dumps(key.strip(), ensure_ascii=False)}: {value}")
             before = ", "
         source.take(1)
-        self._push("{}" if before == "{" else "}")
-        self._end()
+        self.pieces.push("{}" if before == "{" else "}")
+        self.pieces.end()
         return True
 
 

@@ -68,7 +68,7 @@ class Channels:
             if recipient is not None and recipient[1] != "assistant":
                 if (yield from self._call(recipient[1])):
                     source.unmark()
-                    if self._calls and self._calls.full:
+                    if self._calls and self._calls.pieces.full:
                         return
                 else:
                     self._lost()
@@ -94,7 +94,7 @@ class Channels:
     def _call(self, name: str) -> Reading[bool]:
         if self._calls is None or not self._calls.knows(name):
             return False
-        self._calls.trigger = Trigger(Harmony(), TRIGGER, name)
+        self._calls.pieces.trigger = Trigger(Harmony(), TRIGGER, name)
         self._source.mark_trigger()
         if not (yield from self._calls.one(name)):
             return False

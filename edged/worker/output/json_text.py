@@ -125,7 +125,7 @@ def _key(source: Source, push: Callable[[str], None]) -> Reading[bool]:
 
 def _escape(source: Source, push: Callable[[str], None]) -> Reading[bool]:
     """Read an escape whole: half a one would be no beginning of JSON for a reader that closes."""
-    while len(source.rest) < 2:  # noqa: PLR2004 - the backslash and its letter
+    while source.left < 2:  # noqa: PLR2004 - the backslash and its letter
         if not (yield from source.more()):
             return False
     letter = source.text[source.at + 1]
@@ -134,7 +134,7 @@ def _escape(source: Source, push: Callable[[str], None]) -> Reading[bool]:
             return False
         push(source.take(2))
         return True
-    while len(source.rest) < 6:  # noqa: PLR2004 - \uXXXX
+    while source.left < 6:  # noqa: PLR2004 - \uXXXX
         if not (yield from source.more()):
             return False
     if not _HEX.match(source.text, source.at + 2):

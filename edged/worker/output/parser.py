@@ -19,7 +19,8 @@ from edged.protocol import CallDelta, ToolChoice
 from edged.worker.output import harmony
 from edged.worker.output.calls import Calls
 from edged.worker.output.content import Content
-from edged.worker.output.source import Reading, Source, overlap
+from edged.worker.output.pieces import Pieces
+from edged.worker.output.source import Reading, Source
 from edged.worker.output.syntax import (
     Format,
     Harmony,
@@ -33,6 +34,7 @@ from edged.worker.output.syntax import (
 )
 
 _LONG = 1 << 40
+_SPACES = 4096  # a longer run is text, whatever follows
 
 
 class Piece(Struct, frozen=True):
@@ -89,9 +91,10 @@ class Output:
         self._calls: Calls | None = None
         openings: dict[str, list[Syntax]] = {}
         if form is not None and tools:
-            self._calls = Calls(
-                self._source, tools, choice, id_length=form.id_length, emit=self._emit
+            pieces = Pieces(
+                self._source, self._emit, parallel=choice.parallel, id_length=form.id_length
             )
+            self._calls = Calls(self._source, tools, choice, pieces)
             openings = _openings(form)
         self._openings = openings
         self._tags = sorted({*openings, *(form.dropped if form else ())} - {""}, key=len)[::-1]
@@ -115,7 +118,7 @@ class Output:
     @property
     def called(self) -> bool:
         """A tool was called."""
-        return self._calls is not None and self._calls.called
+        return self._calls is not None and self._calls.pieces.called
 
     @property
     def triggered(self) -> tuple[Trigger, str] | None:
@@ -123,14 +126,14 @@ class Output:
 
         From here on the answer can be constrained with `lark_after_trigger`; tell it by `enforce`.
         """
-        if self._calls is None or self._calls.trigger is None or self._calls.enforced:
+        if self._calls is None or self._calls.pieces.trigger is None or self._calls.pieces.enforced:
             return None
-        return self._calls.trigger, self._source.since_trigger()
+        return self._calls.pieces.trigger, self._source.since_trigger()
 
     def enforce(self) -> None:
         """Trust that what follows is a call and whole: a grammar sees to it. Arguments stream."""
         if self._calls is not None:
-            self._calls.enforced = True
+            self._calls.pieces.enforced = True
 
     def feed(self, data: bytes) -> Piece:
         """Take the bytes of a token and return what may be shown now."""
@@ -190,7 +193,7 @@ class Output:
     def _think(self, text: str) -> None:
         """Take reasoning; white space at its end is no part of it."""
         text = self._thought_spaces + text
-        shown = text.rstrip()
+        shown = text.rstrip() if len(text) < _SPACES or not text.isspace() else text
         self._thought_spaces = text[len(shown) :]
         if shown:
             self._thoughts.append(shown)
@@ -212,7 +215,8 @@ class Output:
         if form is not None:
             marker = _opened(form, prompt, continued=continued)
             if marker is not None:
-                yield from self._read_reasoning(marker)
+                begins = prompt.rstrip().endswith(marker.opening.strip())
+                yield from self._read_reasoning(marker, begins=begins)
             elif not continued:
                 yield from self._read_start(form, prompt)
         yield from self._read_content()
@@ -237,10 +241,11 @@ class Output:
         else:
             self._say(source.unmark())
 
-    def _read_reasoning(self, marker: Marker) -> Reading[None]:
+    def _read_reasoning(self, marker: Marker, *, begins: bool = True) -> Reading[None]:
         source = self._source
         self._inside = True
-        yield from source.spaces()
+        if begins:
+            yield from source.spaces()
         stops = (marker.closing, *marker.ends)
         _, stop = yield from source.until(stops, limit=_LONG, sink=self._think)
         self._inside = False
@@ -283,15 +288,15 @@ class Output:
             match = self._tag.search(source.text, source.at)
             if match is not None:
                 self._say(source.take(match.start() - source.at))
-                longer = any(
-                    len(tag) > len(source.rest) and tag.startswith(source.rest)
+                longer = source.left < len(self._tags[0]) and any(
+                    len(tag) > source.left and tag.startswith(source.text[source.at :])
                     for tag in self._tags
                 )
                 if not (longer and (yield from source.more())):
                     return match[0], True
                 continue
-            keep = 0 if source.ended else overlap(source.rest, self._tags)
-            self._say(source.take(len(source.rest) - keep))
+            keep = 0 if source.ended else source.overlap(self._tags)
+            self._say(source.take(source.left - keep))
             if not (yield from source.more()) and source.empty:
                 return "", False
 
@@ -301,7 +306,7 @@ class Output:
         if (yield from self._calls.read(syntaxes, opening)):
             self._source.unmark()
             self._content.after_call()
-            return self._calls.full
+            return self._calls.pieces.full
         self._lost()
         return False
 
@@ -309,9 +314,9 @@ class Output:
         """What was read since the mark is no call: say it, unless it is one that was cut off."""
         text = self._source.unmark()
         if self._calls is not None:
-            if self._cut and self._source.ended and self._calls.cut():
+            if self._cut and self._source.ended and self._calls.pieces.cut():
                 return
-            self._calls.abandon()
+            self._calls.pieces.abandon()
         self._say(text)
 
 

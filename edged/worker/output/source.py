@@ -33,9 +33,9 @@ class Source:
         return self.at >= len(self.text)
 
     @property
-    def rest(self) -> str:
-        """What is not read yet."""
-        return self.text[self.at :]
+    def left(self) -> int:
+        """How many characters are not read yet."""
+        return len(self.text) - self.at
 
     def feed(self, text: str) -> None:
         """Add text at the end."""
@@ -49,6 +49,11 @@ class Source:
         if self._kept is not None:
             self._kept.append(taken)
         return taken
+
+    def overlap(self, words: Sequence[str]) -> int:
+        """Length of the longest end of the text that is a real beginning of one of `words`."""
+        longest = max((len(word) for word in words), default=0)
+        return overlap(self.text[max(self.at, len(self.text) - longest) :], words)
 
     def back(self, n: int) -> None:
         """Read the last `n` characters again; they were read just now."""
@@ -74,14 +79,14 @@ class Source:
 
     def since_trigger(self) -> str:
         """Return what has arrived after the trigger."""
-        return "".join((self._kept or [])[self._trigger :]) + self.rest
+        return "".join((self._kept or [])[self._trigger :]) + self.text[self.at :]
 
     # ── reading ──
 
     def more(self) -> Reading[bool]:
         """Wait for more text; False when none will come."""
-        seen = len(self.text) - self.at
-        while len(self.text) - self.at <= seen:
+        seen = self.left
+        while self.left <= seen:
             if self.ended:
                 return False
             yield
@@ -107,7 +112,9 @@ class Source:
     def tag(self, text: str) -> Reading[bool]:
         """Read exactly `text`; otherwise nothing is read."""
         while not self.text.startswith(text, self.at):
-            if not text.startswith(self.rest) or not (yield from self.more()):
+            if self.left >= len(text) or not text.startswith(self.text[self.at :]):
+                return False
+            if not (yield from self.more()):
                 return False
         self.take(len(text))
         return True
@@ -140,10 +147,7 @@ class Source:
         n = 0
         while True:
             match = pattern.search(self.text, self.at)
-            if match is not None:
-                free = match.start() - self.at
-            else:
-                free = len(self.text) - self.at - overlap(self.rest, stops)
+            free = match.start() - self.at if match else self.left - self.overlap(stops)
             if n + free > limit:  # the same place, however the text was cut
                 give(self.take(limit - n))
                 return "".join(parts), ""
@@ -153,7 +157,7 @@ class Source:
             if match is not None:
                 return "".join(parts), self.take(len(match[0]))
             if not (yield from self.more()):
-                rest = self.take(len(self.text) - self.at)
+                rest = self.take(self.left)
                 if half and rest:
                     give(rest)
                 return "".join(parts), ""
