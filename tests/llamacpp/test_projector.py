@@ -38,8 +38,7 @@ def by_hand(runner: Runner, one: Media) -> tuple[int, np.ndarray]:
             text(piece)
             continue
         (vectors,) = runner.projector.encode([piece])
-        places = np.arange(piece.n, dtype=np.int32) if piece.layout is None else piece.layout
-        done = runner.decode_vectors(0, places + np.int32(at), vectors, whole=piece.whole)
+        done = runner.decode_vectors(0, piece.positions(at, 0, piece.n), vectors, whole=piece.whole)
         assert done is Decoded.DONE
         at += piece.n_positions
     text(runner.vocab.tokenize([(AFTER, True)], wrap=False))

@@ -46,10 +46,11 @@ from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Decoded, Runner
 from edged.worker.llamacpp.sampling import NoChoiceError
 from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
-from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.sequence import Sequence, Span
 
 log = get_logger()
 
+_LONGEST_ENCODING_S = 600.0  # of one image or sound, after which the worker counts as hung
 _NO_CELL = "the engine found no memory cell for this request; lower `parallel` or raise `context`"
 _STUCK = "the answer's grammar met a limit in the middle of it, make it simpler"
 _NO_CHOICE = (
@@ -109,6 +110,7 @@ class LlamaCppEngine:
         # spinning, and decoding on two cores falls to 0.57 of its speed.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running = False
+        self._n_reports = 0  # of a long encoding under way
         self._ended = asyncio.Event()  # the thread is at its end
         self._closing = False
 
@@ -144,7 +146,12 @@ class LlamaCppEngine:
             cuttable=runner.facts.cuttable,
         )
         self._preparer = Preparer(
-            runner.vocab, runner.facts.chat_templates, self._context, launch.output_format
+            runner.vocab,
+            runner.facts.chat_templates,
+            self._context,
+            launch.output_format,
+            projector=runner.projector,
+            batch=runner.batch,
         )
         self._grammars = Grammars(runner.vocab)
         self._thread.submit(self._run)
@@ -169,6 +176,8 @@ class LlamaCppEngine:
                 self._preparers, self._preparer.prepare, request
             )
             guide = await self._compile(prepared)
+            if prepared.pieces:
+                prepared = await self._encoded(prepared)
         except EdgedError as error:
             yield Failed(request.id, error.code, error.message, error.param)
             return
@@ -214,6 +223,29 @@ class LlamaCppEngine:
                     raise
         return None
 
+    async def _encoded(self, prepared: Prepared) -> Prepared:
+        """Add the vectors of images and sounds, computed beside what the engine thread does.
+
+        In a thread of its own that ends with it: OpenMP's team for it, of which two are too many,
+        then ends as well.
+        """
+        projector = self._runner.projector
+        assert projector is not None
+        wanted = True
+        thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        try:
+            vectors = await self._loop.run_in_executor(
+                thread, projector.encode, prepared.pieces, lambda: wanted and not self._closing
+            )
+        finally:
+            wanted = False
+            thread.shutdown(wait=False)
+        if len(vectors) < len(prepared.pieces):
+            raise ShuttingDown("the model is being stopped; try again")
+        # What they were computed from is of no more use.
+        pieces = tuple(piece._replace(chunk=None, owner=None) for piece in prepared.pieces)
+        return prepared._replace(pieces=pieces, vectors=tuple(vectors))
+
     async def call(self, request: Call) -> Reply:
         """Answer a request that is no generation; see `Engine.call`."""
         if isinstance(request, Embed | Rerank):
@@ -236,7 +268,7 @@ class LlamaCppEngine:
         """Return the counters of now."""
         scheduler, counts = self._scheduler, self._counts
         return Stats(
-            progress=counts.progress,
+            progress=counts.progress + self._encoding_progress(),
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             cells_used=scheduler.cells.used,
@@ -248,6 +280,16 @@ class LlamaCppEngine:
             preemptions=scheduler.preemptions,
         )
 
+    def _encoding_progress(self) -> int:
+        """Return what else moves: images that were encoded, and seconds with one of them."""
+        projector = self._runner.projector
+        if projector is None:
+            return 0
+        since = projector.busy_since_s
+        if since is not None and time.monotonic() - since < _LONGEST_ENCODING_S:
+            self._n_reports += 1
+        return projector.n_encoded + self._n_reports
+
     async def close(self) -> None:
         """Stop the thread, fail what is open, free the model."""
         self._closing = True
@@ -257,6 +299,8 @@ class LlamaCppEngine:
             await self._ended.wait()  # not join: it could not be given up
             self._running = False
             self._grammars.close()
+            if self._runner.projector is not None:  # it may have to wait for an image
+                await self._loop.run_in_executor(self._thread, self._runner.projector.close)
             self._runner.close()
         for request_id, events in self._open.items():
             error = ShuttingDown("the model was stopped before the answer was complete")
@@ -325,12 +369,20 @@ class LlamaCppEngine:
         # works on the last step's events while llama.cpp computes without the interpreter.
         self._post()
         started = time.monotonic()
-        outcome = self._runner.decode(
-            [
-                (chunk.sequence.slot or 0, chunk.start, self._tokens_of(chunk), chunk.last)
-                for chunk in batch.chunks
-            ]
-        )
+        if batch.chunks[0].span is None:
+            outcome = self._runner.decode(
+                [
+                    (
+                        chunk.sequence.slot or 0,
+                        chunk.sequence.position(chunk.start),
+                        self._tokens_of(chunk),
+                        chunk.last,
+                    )
+                    for chunk in batch.chunks
+                ]
+            )
+        else:
+            outcome = self._look(batch.chunks[0], batch.chunks[0].span, generations[0])
         self._in_step = frozenset()
         self._counts.progress += 1
         if outcome is Decoded.INTERRUPTED:
@@ -346,6 +398,19 @@ class LlamaCppEngine:
     @staticmethod
     def _tokens_of(chunk: Chunk) -> list[int]:
         return chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
+
+    def _look(self, chunk: Chunk, span: Span, generation: Generation) -> Decoded:
+        """Decode a part of an image or sound."""
+        sequence = chunk.sequence
+        at = sequence.spans.index(span)
+        piece, vectors = generation.pieces[at], generation.vectors[at]
+        start = chunk.start - span.start
+        return self._runner.decode_vectors(
+            sequence.slot or 0,
+            piece.positions(sequence.position(span.start), start, chunk.n),
+            vectors[start : start + chunk.n],
+            whole=span.whole,
+        )
 
     def _update(self, batch: Batch, generations: list[Generation], started_s: float) -> None:
         """Sample where logits are due and keep the events of this step for `_post`."""

@@ -47,8 +47,10 @@ class Generation:
         "arrived_s",
         "first_token_s",
         "id",
+        "pieces",
         "sequence",
         "started_s",
+        "vectors",
     )
 
     def __init__(
@@ -64,6 +66,8 @@ class Generation:
         """`guide`: the grammar that the whole answer has to follow."""
         self.id = request_id
         self.sequence = prepared.sequence
+        self.pieces = prepared.pieces  # one for each span of the sequence
+        self.vectors = prepared.vectors
         self.arrived_s = arrived_s
         self.started_s = 0.0  # first step with it
         self.first_token_s = 0.0

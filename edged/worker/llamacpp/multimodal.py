@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import os
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edged.errors import InternalError, InvalidRequest
+from edged.errors import InternalError, InvalidRequest, ShuttingDown
 from edged.protocol import Media
 from edged.worker.engine import EngineMissingError
 from edged.worker.llamacpp import library
@@ -44,10 +45,19 @@ class Piece(NamedTuple):
     n: int  # places
     n_positions: int  # that they take; fewer than `n` where an image has two dimensions
     whole: bool  # its places see each other in both directions: computed in one piece
-    #: (4, n) positions relative to the first one, for M-RoPE; None: one after the other.
+    #: (4, n) positions where the piece begins at 0, for M-RoPE; None: one after the other.
     layout: npt.NDArray[np.int32] | None
+    #: (4, 1): 1 where a position moves with the piece's beginning.
+    moves: npt.NDArray[np.int32] | None = None
     chunk: int | None = None  # mtmd's, alive as long as `owner`
     owner: Any = None
+
+    def positions(self, first: int, start: int, n: int) -> npt.NDArray[np.int32]:
+        """Return the positions of `n` places from `start` on, of a piece that begins at `first`."""
+        if self.layout is None or self.moves is None:
+            return np.arange(first + start, first + start + n, dtype=np.int32)
+        here = self.layout[:, start : start + n] + np.int32(first) * self.moves
+        return np.ascontiguousarray(here, np.int32)
 
 
 class _Chunks:
@@ -76,9 +86,11 @@ class Projector:
         self._rate: int = mtmd.mtmd_get_audio_sample_rate(self._context)
         self._mrope: bool = mtmd.mtmd_decode_use_mrope(self._context)
         self._width: int = lib.llama_model_n_embd_inp(model)
+        self._reading = threading.Lock()
         self._one_at_a_time = threading.Lock()
         self._kept: OrderedDict[bytes, Vectors] = OrderedDict()  # the longest unused first
         self.n_encoded = 0  # pieces since the start
+        self.busy_since_s: float | None = None  # on the monotonic clock: a piece is being encoded
 
     # ── reading: any thread ──
 
@@ -87,16 +99,21 @@ class Projector:
 
         Raises InvalidRequest for what this projector cannot take.
         """
-        mtmd = self._mtmd
         if media.kind not in self.takes:
             raise InvalidRequest(
                 f"this model's projector takes {' and '.join(self.takes)}, not {media.kind}",
                 param="messages",
             )
+        with self._reading:
+            return self._read(media)
+
+    def _read(self, media: Media) -> list[list[int] | Piece]:
+        if self._context is None:
+            raise ShuttingDown("the model is being stopped; try again")
         form = (media.kind, media.width, media.rate, media.channels, media.sample_bytes)
         key = hashlib.sha256(repr(form).encode())
         key.update(media.data)
-        bitmap = self._bitmap(media)
+        mtmd, bitmap = self._mtmd, self._bitmap(media)
         try:
             chunks = _Chunks(mtmd)
             part = mtmd.mtmd_input_part(bitmap=bitmap)
@@ -136,23 +153,28 @@ class Projector:
             tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n_tokens))
             return [int(token) for token in tokens[: n_tokens.value]]
         n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
+        layout = moves = None
+        if self._mrope:
+            layout = self._layout(chunk, kind, n, 0)
+            moves = self._layout(chunk, kind, n, 1)[:, :1] - layout[:, :1]
         return Piece(
             key=key + index.to_bytes(4, "little"),
             n=n,
             n_positions=mtmd.mtmd_input_chunk_get_n_pos(chunk),
             whole=mtmd.mtmd_decode_use_non_causal(self._context, chunk),
-            layout=self._layout(chunk, kind, n) if self._mrope else None,
+            layout=layout,
+            moves=moves,
             chunk=chunk,
             owner=chunks,
         )
 
-    def _layout(self, chunk: Any, kind: int, n: int) -> npt.NDArray[np.int32]:
+    def _layout(self, chunk: Any, kind: int, n: int, first: int) -> npt.NDArray[np.int32]:
         mtmd = self._mtmd
         if kind != _IMAGE:
-            return np.tile(np.arange(n, dtype=np.int32), (_SECTIONS, 1))
+            return np.tile(np.arange(first, first + n, dtype=np.int32), (_SECTIONS, 1))
         places = (mtmd.mtmd_decoder_pos * n)()
         image = mtmd.mtmd_input_chunk_get_tokens_image(chunk)
-        mtmd.mtmd_helper_image_get_decoder_pos(image, 0, places)
+        mtmd.mtmd_helper_image_get_decoder_pos(image, first, places)
         table = np.frombuffer(places, np.uint32).reshape(n, _SECTIONS).astype(np.int32)
         return np.ascontiguousarray(table[:, [0, 2, 1, 3]].T)  # t, x, y, z → t, y, x, z
 
@@ -182,8 +204,11 @@ class Projector:
 
     def _encode(self, piece: Piece) -> Vectors:
         if self._context is None:
-            raise InternalError("the model was stopped")
-        if self._mtmd.mtmd_encode_chunk(self._context, piece.chunk) != 0:
+            raise ShuttingDown("the model is being stopped; try again")
+        self.busy_since_s = time.monotonic()
+        code = self._mtmd.mtmd_encode_chunk(self._context, piece.chunk)
+        self.busy_since_s = None
+        if code != 0:
             reason = library.LOG.tail[-1] if library.LOG.tail else "it gave no reason"
             raise InternalError(f"the projector failed: {reason}")
         self.n_encoded += 1
@@ -198,7 +223,7 @@ class Projector:
 
     def close(self) -> None:
         """Free it, as soon as it is not at work; waits for the piece that is being encoded."""
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._reading:
             if self._context is not None:
                 self._mtmd.mtmd_free(self._context)
                 self._context = None

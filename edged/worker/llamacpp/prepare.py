@@ -31,9 +31,12 @@ from edged.worker.llamacpp import answer_grammar
 from edged.worker.llamacpp import dry as repetitions
 from edged.worker.llamacpp.answer_grammar import Calls, Needed
 from edged.worker.llamacpp.dry import Breakers, Dry, find_breakers
+from edged.worker.llamacpp.multimodal import Piece, Projector, Vectors
 from edged.worker.llamacpp.sampling import Sampler
-from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.seen import Seen, see
+from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.vocabulary import Vocab
+from edged.worker.markers import Markers
 from edged.worker.template import Template
 
 _MOST_BREAKERS = 32  # each one is looked for in the whole vocabulary
@@ -56,6 +59,8 @@ class Prepared(NamedTuple):
     thinking: bool = False  # the prompt has opened the reasoning
     thinking_budget: int | None = None  # tokens of reasoning at most
     closing: tuple[int, ...] = ()  # tokens that end the reasoning
+    pieces: tuple[Piece, ...] = ()  # of images and sounds: one for each span of the sequence
+    vectors: tuple[Vectors, ...] = ()  # of the pieces, once they are encoded
 
 
 class Preparer:
@@ -67,7 +72,13 @@ class Preparer:
         chat_templates: Mapping[str, str],
         context: int,
         output_format: str = "auto",
+        *,
+        projector: Projector | None = None,
+        batch: int = 1,
     ) -> None:
+        """`batch`: tokens of a step; `projector`: the model takes images or sounds."""
+        self._projector = projector
+        self._batch = batch
         self._vocab = vocab
         self._context = context
         self._guard = Guard(vocab.silent)
@@ -94,14 +105,18 @@ class Preparer:
         prompt = request.prompt
         if isinstance(prompt, Messages):
             shown = self._without_tools(prompt) if request.tool_choice.mode == "none" else prompt
+            if shown.media:
+                text, seen = self._see(shown)
+                prepared = self._begin(request, seen.tokens, seen.spans)
+                return self._conversation(request, prepared, text)._replace(pieces=seen.pieces)
             text = self._template.render(shown)
-            tokens = self._tokenize(self._guard.split(text), request, wrap=self._wraps(text))
+            tokens = self._tokenize(self._guard.split(text), "messages", wrap=self._wraps(text))
             return self._conversation(request, self._begin(request, tokens), text)
         if isinstance(prompt, Text):
             if prompt.suffix is not None:
-                tokens = self._with_gap(request, prompt, prompt.suffix)
+                tokens = self._with_gap(prompt, prompt.suffix)
             else:
-                tokens = self._tokenize([(prompt.text, False)], request, wrap=True)
+                tokens = self._tokenize([(prompt.text, False)], "prompt", wrap=True)
         else:
             self._check(prompt.tokens, "prompt")
             tokens = list(prompt.tokens)
@@ -110,7 +125,27 @@ class Preparer:
             prepared = prepared._replace(grammar=answer_grammar.content(request.constraint))
         return prepared
 
-    def _begin(self, request: Generate, tokens: list[int]) -> Prepared:
+    def _see(self, prompt: Messages) -> tuple[str, Seen]:
+        """Return the text of a conversation with images or sounds, and its places."""
+        if self._projector is None:
+            raise InvalidRequest("this model reads text only", param="messages")
+        markers = Markers(prompt)
+        text = self._template.render(markers.prompt)
+        runs = markers.split(self._guard.split(text))
+        seen = see(
+            runs,
+            prompt.media,
+            projector=self._projector,
+            vocab=self._vocab,
+            tokenize=lambda run: self._tokenize(run, "messages", wrap=False),
+            wrap=self._wraps(text),
+            batch=self._batch,
+        )
+        return markers.shown(text), seen
+
+    def _begin(
+        self, request: Generate, tokens: list[int], spans: tuple[Span, ...] = ()
+    ) -> Prepared:
         """Return what a generation after these tokens needs, whatever they stand for."""
         if not tokens:
             if self._vocab.bos is None:
@@ -120,11 +155,17 @@ class Preparer:
             raise self._too_long(str(len(tokens)), _param(request))
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
+        n_vocab = self._vocab.n_tokens
+        written = [t for t in tokens if t < n_vocab] if spans else tokens
         return Prepared(
             sequence=Sequence(
-                tokens, context=self._context, max_tokens=request.max_tokens, group=request.group
+                tokens,
+                context=self._context,
+                max_tokens=request.max_tokens,
+                group=request.group,
+                spans=spans,
             ),
-            sampler=self._sampler(request, tokens),
+            sampler=self._sampler(request, written),
             output=output.Output(request.stop),
             ends=self._vocab.ends.union(request.stop_tokens),
             likelihoods=request.logprobs,
@@ -222,6 +263,9 @@ class Preparer:
         """Answer what the vocabulary and the template alone can answer."""
         vocab = self._vocab
         if isinstance(request, Render):
+            if request.prompt.media:
+                text, seen = self._see(request.prompt)
+                return Rendered(request.id, self._guard.unmark(text), len(seen.tokens))
             text = self._template.render(request.prompt)
             tokens = vocab.tokenize(list(self._guard.split(text)), wrap=self._wraps(text))
             return Rendered(request.id, self._guard.unmark(text), len(tokens))
@@ -237,7 +281,7 @@ class Preparer:
         # A template that writes BOS itself must not get a second one.
         return not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
 
-    def _with_gap(self, request: Generate, prompt: Text, suffix: str) -> list[int]:
+    def _with_gap(self, prompt: Text, suffix: str) -> list[int]:
         """Return the prompt for what stands between two texts, as llama-server's /infill has it."""
         before, behind, middle = self._vocab.gap
         if before is None or behind is None or middle is None:
@@ -247,22 +291,20 @@ class Preparer:
                 param="suffix",
             )
         head = [self._vocab.bos] if self._vocab.add_bos and self._vocab.bos is not None else []
-        prefix = self._tokenize([(prompt.text, False)], request, wrap=False)
-        rest = self._tokenize([(suffix, False)], request, wrap=False)
+        prefix = self._tokenize([(prompt.text, False)], "prompt", wrap=False)
+        rest = self._tokenize([(suffix, False)], "prompt", wrap=False)
         return [*head, before, *prefix, behind, *rest, middle]
 
-    def _tokenize(
-        self, parts: Iterable[tuple[str, bool]], request: Generate, *, wrap: bool
-    ) -> list[int]:
+    def _tokenize(self, parts: Iterable[tuple[str, bool]], param: str, *, wrap: bool) -> list[int]:
         """Return the tokens of a prompt in parts, True: with control tokens in it."""
         parts = list(parts)
         fewest = self._vocab.fewest(sum(len(text) for text, _ in parts))
         if fewest >= self._context:  # megabytes are not worth the seconds that they take
-            raise self._too_long(f"at least {fewest}", _param(request))
+            raise self._too_long(f"at least {fewest}", param)
         try:
             return self._vocab.tokenize(parts, wrap=wrap)
         except ValueError as error:
-            raise InvalidRequest(str(error), param=_param(request)) from error
+            raise InvalidRequest(str(error), param=param) from error
 
     def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(

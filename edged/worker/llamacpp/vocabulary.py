@@ -66,8 +66,9 @@ class Vocab:
         suppressed = lib.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(n_suppressed))
         self.suppressed = tuple(int(suppressed[i]) for i in range(n_suppressed.value))
         wrapped = self._tokenize("", special=False, wrap=True)
-        self._head = wrapped[: int(self.add_bos)]
-        self._tail = wrapped[len(self._head) :]
+        #: What stands around a prompt: BOS and the like.
+        self.head = wrapped[: int(self.add_bos)]
+        self.tail = wrapped[len(self.head) :]
 
     def _special(self, getter: Any) -> int | None:
         token = int(getter(self._vocab))
@@ -100,7 +101,7 @@ class Vocab:
         if len(pieces) == 1:
             return self._tokenize(pieces[0][0], special=pieces[0][1], wrap=wrap)
         tokens = [t for text, special in pieces for t in self._tokenize(text, special=special)]
-        return [*self._head, *tokens, *self._tail] if wrap else tokens
+        return [*self.head, *tokens, *self.tail] if wrap else tokens
 
     def _cut(self, text: str, special: bool) -> Iterable[str]:
         if len(text) <= _LONGEST_RUN:
