@@ -17,8 +17,10 @@ import pytest
 from edged import errors
 from edged.api.openai import embeddings, rerank
 from edged.api.openai.embeddings import pieces, to_inputs
+from edged.config import Model
 from edged.protocol import Embed, Embedded, Event, Failed, Ranked, Rerank, Text, Tokens
-from tests.api.conftest import PlayedBox
+from tests.api.conftest import PlayedBox, plan_of, served
+from tests.api.test_upstream import Upstream
 
 VECTORS = [[0.6, -0.8, 0.0], [0.1, 1e-12, -0.994987]]
 
@@ -201,6 +203,20 @@ def test_one_text_is_no_list_of_characters() -> None:
     assert to_inputs("ab", 10) == [Text("ab")]
     with pytest.raises(errors.ContextLengthExceeded):
         to_inputs([1] * 11, 10)
+
+
+async def test_upstream_gets_both_untouched_but_for_the_name(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    app = Upstream()
+    async with served(app) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        box.plan = plan_of(Model("far", upstream=url, aliases=("away",)))
+        odd = {"model": "away", "input": {"image": 1}, "task": "x"}
+        assert (await http.post("/v1/embeddings", json=odd)).content == b'{"a":  1}'
+        assert (await http.post("/rerank", json={"model": "far"})).status_code == 200
+    far = {"model": "far"}
+    assert app.asked == [("/v1/embeddings", odd | far), ("/v1/rerank", far)]
 
 
 # ── rerank ──

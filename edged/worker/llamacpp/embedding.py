@@ -257,6 +257,8 @@ class EmbeddingEngine:
         if not batch:
             return
         self._runner.resume()
+        if self._closing:  # its interrupt may just have been taken back
+            return
         inputs = [call.tokens[i] for call, i in batch]
         self._in_batch = frozenset(call for call, _ in batch)
         started = time.monotonic()
