@@ -340,7 +340,9 @@ bodies = st.dictionaries(
 
 @given(body=bodies, given_input=near)
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_no_body_is_a_fault(
     http: httpx.AsyncClient, body: dict[str, Any], given_input: Any

@@ -129,6 +129,8 @@ class ResponseReply:
         for call in delta.calls:
             if call.name:
                 parts += self._begin(_Open(_ARGUMENTS, "fc", self._next_index(), call))
+            assert self._open is not None, "a call begins with its name"
+            assert self._open.call is not None, "calls follow each other"
             if call.arguments:
                 parts.append(self._delta(call.arguments))
         return b"".join(parts)
