@@ -127,6 +127,17 @@ class Running:
         self._stored = False
         self._unwanted = asyncio.Event()
 
+    async def announce(self) -> bytes:
+        """Store the response before it runs, and return it; raises ServiceUnavailable."""
+        self.record.reply.response.status = "queued"
+        row = self.record.row()
+        if not await self._store.put(row):
+            raise errors.ServiceUnavailable(
+                "the response cannot be stored now, so it cannot run in the background; "
+                "see the daemon's log"
+            )
+        return row.body
+
     async def run(self, exchange: Exchange) -> None:
         """Answer to the end, whatever it is, and store it."""
         reply = self.record.reply
@@ -204,22 +215,30 @@ class Background:
         background: Background = app.state["background"]
         return background
 
-    def admit(self, model: str, most: int) -> None:
-        """Raise QueueFull when the model has `most` background responses already."""
-        if Counter(each.model for each in self._running.values())[model] >= most:
+    async def begin(self, running: Running, exchange: Exchange, most: int) -> bytes:
+        """Let it run, and return the response as it is now.
+
+        It gets an exchange of its own: the request that asked ends at once. Raises QueueFull when
+        the model has `most` of them already, ServiceUnavailable when it cannot be stored.
+        """
+        if Counter(each.model for each in self._running.values())[running.model] >= most:
             raise errors.QueueFull(
-                f"{most} background responses of `{model}` wait or run already; try again later",
+                f"{most} background responses of `{running.model}` wait or run already; "
+                "try again later",
                 retry_after_s=5,
             )
-
-    def start(self, running: Running, exchange: Exchange) -> None:
-        """Run it, with an exchange of its own: the request that asked ends at once."""
-        response_id = running.record.reply.response.id
+        response = running.record.reply.response
+        self._running[response.id] = running  # before the wait, so that all count
+        try:
+            body = await running.announce()
+        except BaseException:
+            del self._running[response.id]
+            raise
         own = dataclasses.replace(exchange, started_s=time.perf_counter())
-        task = asyncio.create_task(running.run(own), name=f"background {response_id}")
-        self._running[response_id] = running
-        self._tasks[response_id] = task
-        task.add_done_callback(lambda _: self._forget(response_id))
+        task = asyncio.create_task(running.run(own), name=f"background {response.id}")
+        self._tasks[response.id] = task
+        task.add_done_callback(lambda _: self._forget(response.id))
+        return body
 
     def find(self, response_id: str, owner: str) -> Running | None:
         """Return the response of this owner, if it still runs."""

@@ -60,20 +60,12 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
 
 
 async def _begin(entry: Entry, answer: Answer, record: state.Record, *, streamed: bool) -> ASGIApp:
-    background = Background.of(entry.request.app)
     model = entry.plan.model
-    background.admit(model.name, max(model.queue, model.parallel))
-    record.reply.response.status = "queued"
-    row = record.row()
-    store = entry.box.responses
-    running = Running(answer, record, store, model=model.name, streamed=streamed)
-    if not await store.put(row):
-        raise errors.ServiceUnavailable(
-            "the response cannot be stored now, so it cannot run in the background; "
-            "see the daemon's log"
-        )
-    background.start(running, entry.exchange)
-    return Follow(running.events) if running.events else _json(row.body)
+    running = Running(answer, record, entry.box.responses, model=model.name, streamed=streamed)
+    body = await Background.of(entry.request.app).begin(
+        running, entry.exchange, most=max(model.queue, model.parallel)
+    )
+    return Follow(running.events) if running.events else _json(body)
 
 
 @post("/v1/responses/input_tokens", status_code=200)
