@@ -303,6 +303,10 @@ async def test_input_tokens_are_counted_with_the_conversation(
     response = await http.post(f"{PATH}/input_tokens", json=body)
     assert strictly(InputTokenCountResponse, response.text)["input_tokens"] == 41
     assert [m["role"] for m in prompt(box).messages] == ["system", "user", "assistant", "user"]
+    for choice, n_tools in (("auto", 1), ("none", 0)):
+        body = asks(tools=[WEATHER], tool_choice=choice)
+        assert (await http.post(f"{PATH}/input_tokens", json=body)).status_code == 200
+        assert len(prompt(box).tools or ()) == n_tools
 
 
 # ── anything at all ──

@@ -189,12 +189,13 @@ def test_background_stream_is_taken_up_again(sdk: openai.OpenAI) -> None:
 
 
 def test_input_tokens_are_those_of_the_response(sdk: openai.OpenAI) -> None:
-    counted = sdk.responses.input_tokens.count(model=MODEL, input=QUESTION, instructions="Short.")
-    reply = sdk.responses.create(
-        model=MODEL, input=QUESTION, instructions="Short.", max_output_tokens=1
-    )
-    assert reply.usage is not None
-    assert counted.input_tokens == reply.usage.input_tokens
+    asked: dict[str, Any]
+    for asked in ({}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "none"}):
+        asked |= {"model": MODEL, "input": QUESTION, "instructions": "Short."}
+        counted = sdk.responses.input_tokens.count(**asked)
+        reply = sdk.responses.create(**asked, max_output_tokens=1)
+        assert reply.usage is not None
+        assert counted.input_tokens == reply.usage.input_tokens
 
 
 def test_prompt_beyond_the_context_is_a_bad_request(sdk: openai.OpenAI) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from litestar import HttpMethod, Request, delete, post, route
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -78,7 +79,9 @@ async def input_tokens(request: Request[Any, Any, Any]) -> ASGIApp:
     store, owner = entry.box.responses, entry.exchange.owner
     earlier = await state.earlier(wire, entry.box, owner)
     items = await state.resolved(wire, store, owner)
-    prompt, _ = wire_request.to_prompt(wire, earlier, items)
+    prompt, choice = wire_request.to_prompt(wire, earlier, items)
+    if choice.mode == "none":  # the model is not shown them
+        prompt = msgspec.structs.replace(prompt, tools=None)
     with wire_request.own_names():
         wanted = Render(await media.load(entry, prompt))
         rendered = await call(request, entry.model, wanted, Rendered)
