@@ -16,6 +16,7 @@ import functools
 import json
 import re
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -34,8 +35,9 @@ LIMIT_S = 10.0  # processor time of one rendering; a hundred messages take some 
 LARGEST = 32 << 20  # characters of a text, items of a list; more than any context holds
 _LARGEST_INT_BITS = 4096
 _LARGEST_NUMBER = 10_000  # what a filter may be told: widths, counts, indents
-_TICKS_A_LOOK = 64
+_TURNS_A_TICK = _TICKS_A_LOOK = 64
 _SIZED = frozenset({str, list, tuple, dict})
+_DICT_CALLS = frozenset({"get", "items", "keys", "values"})
 _DICT_NAMES = frozenset(dir(dict))
 _LOOP_NAMES = frozenset({"first", "last", "index", "index0", "length", "previtem", "nextitem"})
 _METER = "\0meter"  # names that no template can spell
@@ -59,7 +61,7 @@ class Meter:
         self._ticks = 0
 
     def tick(self) -> None:
-        """Count a turn of a loop or a call; raises Limited when the time is over."""
+        """Count a loop, some of its turns, or a call; raises Limited when the time is over."""
         self._ticks += 1
         if self._ticks % _TICKS_A_LOOK == 0 and time.thread_time() > self._end_s:
             raise Limited(f"it did not end within {LIMIT_S:g} s of processor time")
@@ -97,8 +99,9 @@ class _Metered:
 
     def __iter__(self) -> Iterator[Any]:
         tick = self._meter.tick
-        for each in self._over:
-            tick()
+        for n, each in enumerate(self._over):
+            if n % _TURNS_A_TICK == 0:
+                tick()
             yield each
 
 
@@ -144,6 +147,8 @@ class Environment(jinja2.sandbox.SandboxedEnvironment):
         """Return what `obj.attribute` means; the plain cases first, most of a template's work."""
         kind = type(obj)
         if kind is dict:
+            if attribute in _DICT_CALLS:
+                return getattr(obj, attribute)
             if attribute not in _DICT_NAMES:
                 return (
                     obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
@@ -178,7 +183,14 @@ class Environment(jinja2.sandbox.SandboxedEnvironment):
         """Call what a template calls: counted, and with small numbers only."""
         meter = context.parent[_METER]
         meter.tick()
-        if isinstance(function, jinja2.runtime.LoopContext) and args:
+        kind = type(function)
+        if kind is jinja2.runtime.Macro:  # its own and a container's methods: nothing to check
+            return _bounded(function(context.eval_ctx, *args, **_without_scopes(kwargs)))
+        if kind is types.BuiltinMethodType and type(function.__self__) in (dict, list):
+            result = function(*args, **_without_scopes(kwargs))
+            _bounded(function.__self__)
+            return result
+        if kind is jinja2.runtime.LoopContext and args:
             args = (_Metered(args[0], meter), *args[1:])
         else:
             owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
@@ -187,6 +199,13 @@ class Environment(jinja2.sandbox.SandboxedEnvironment):
                     _check_format(owner)
                 _check_numbers(args, kwargs)
         return _bounded(super().call(context, function, *args, **kwargs))
+
+
+def _without_scopes(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return keywords without those that jinja2's compiler adds to every call inside loops."""
+    kwargs.pop("_loop_vars", None)
+    kwargs.pop("_block_vars", None)
+    return kwargs
 
 
 def _product_fits(left: Any, right: Any) -> bool:

@@ -131,6 +131,7 @@ _GROW = "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = G
     [
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% for i in l %}{% set _ = l.append(1) %}{% endfor %}",
+        "{% set l = [1] %}{% for i in range(99) %}{% set _ = l.extend(l) %}{% endfor %}",
         "{% for i in [1, 2] recursive %}{{ loop(range(9)) if loop.depth < 99 }}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         _GROW.replace("GROWN", "ns.s + ns.s"),
