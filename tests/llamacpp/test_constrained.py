@@ -149,6 +149,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
     },
 }
+MOST = 400  # tokens of an answer
 DICE = [
     Sampling(temperature=0.0),
     *(Sampling(temperature=0.8, seed=seed) for seed in range(3)),
@@ -166,7 +167,7 @@ async def ask_all(
 ) -> list[Answer]:
     """Ask with each way of sampling, all at once."""
     return await asyncio.gather(
-        *(ask(engine, prompt, **({"sampling": said, "max_tokens": 600} | more)) for said in dice)
+        *(ask(engine, prompt, **({"sampling": said, "max_tokens": MOST} | more)) for said in dice)
     )
 
 
@@ -193,7 +194,7 @@ async def test_random_weights_write_some_object(random_engine: LlamaCppEngine) -
         if answer.done.reason == "stop":
             assert isinstance(json.loads(answer.content), dict)
         else:
-            assert answer.done.usage.completion_tokens == 600
+            assert answer.done.usage.completion_tokens == MOST
     assert any(answer.done.reason == "stop" for answer in answers)
 
 
@@ -360,7 +361,7 @@ def assert_calls(answer: Answer, names: set[str]) -> None:
     assert calls
     assert not answer.content
     if answer.done.reason == "length":
-        assert answer.done.usage.completion_tokens == 600
+        assert answer.done.usage.completion_tokens == MOST
         calls = calls[:-1]
     else:
         assert answer.done.reason == "tool_calls"
@@ -499,9 +500,11 @@ async def test_call_syntax_is_text_where_no_tool_may_be_called(engine: LlamaCppE
 
 async def test_content_obeys_its_schema_or_a_tool_is_called(random_engine: LlamaCppEngine) -> None:
     schema = SCHEMAS["enum"]
-    answers = await ask_all(random_engine, with_tools(), constraint=JsonSchema(schema))
+    one = ToolChoice(parallel=False)
+    asked = {"prompt": with_tools(), "constraint": JsonSchema(schema), "tool_choice": one}
+    answers = await ask_all(random_engine, **asked)
     with begun_with(random_engine, "<tool_call>"):
-        answers += await ask_all(random_engine, with_tools(), constraint=JsonSchema(schema))
+        answers += await ask_all(random_engine, dice=DICE[:4], **asked)
     for answer in answers:
         if answer.calls:
             assert_calls(answer, set(PARAMETERS))

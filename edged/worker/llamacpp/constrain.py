@@ -44,30 +44,45 @@ class GrammarStuckError(Exception):
     """The automaton met one of its limits in the middle of an answer."""
 
 
+class Bans:
+    """What is added to a row of logits for the bits of a mask. The engine thread's."""
+
+    # By the value of a byte, its lowest bit first: a lookup takes 40 us for 152,000 tokens, a tenth
+    # of what indexing by the tokens takes.
+    _OF_BYTE = np.where(
+        np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"),
+        0,
+        -np.inf,
+    ).astype(np.float32)
+
+    def __init__(self, n_tokens: int) -> None:
+        self.bits = np.zeros((n_tokens + 31) // 32, np.uint32)
+        self._bytes = self.bits.view(np.uint8)
+        self._rows = np.zeros((len(self._bytes), 8), np.float32)
+        self._added = self._rows.reshape(-1)[:n_tokens]
+
+    def put(self, row: Row) -> None:
+        """Ban the tokens whose bit is not set."""
+        np.take(self._OF_BYTE, self._bytes, axis=0, out=self._rows, mode="clip")
+        row += self._added
+
+
 class Guide:
     """Where one generation stands in its grammar. The engine thread's, once it is compiled."""
 
-    __slots__ = ("_bits", "_matcher")
+    __slots__ = ("_bans", "_matcher")
 
-    def __init__(self, matcher: llguidance.LLMatcher, n_tokens: int) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, bans: Bans) -> None:
         self._matcher = matcher
-        self._bits = np.zeros((n_tokens + 31) // 32, np.uint32)
+        self._bans = bans
 
     def narrow(self, row: Row) -> None:
         """Ban the tokens in `row` that cannot come next. Raises GrammarStuckError."""
-        bits = self._bits
+        bits = self._bans.bits
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         if self._matcher.is_error():
             raise GrammarStuckError(_reason(self._matcher.get_error()))
-        allowed = np.unpackbits(bits.view(np.uint8), bitorder="little", count=len(row))
-        # Whichever are fewer are looked up: a mask over the whole row takes ten times as long.
-        if 2 * int(np.count_nonzero(allowed)) < len(row):
-            ids = np.flatnonzero(allowed)
-            kept = row[ids]
-            row.fill(-np.inf)
-            row[ids] = kept
-        else:
-            row[np.flatnonzero(allowed == 0)] = -np.inf
+        self._bans.put(row)
 
     def take(self, token: int) -> None:
         """Go on by the chosen token. Raises GrammarStuckError."""
@@ -98,6 +113,7 @@ class Grammars:
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
+        self._bans = Bans(vocab.n_tokens)  # one for all: the engine thread uses it at once
         self._tokenizer: llguidance.LLTokenizer | None = None  # a second's work: made when needed
         self._making = threading.Lock()
         # By its text: the automaton at its beginning, or why there is none.
@@ -115,7 +131,7 @@ class Grammars:
         Raises InvalidRequest, about `param`, with the reason why there is none.
         """
         found = await self.ready(grammar, param)
-        return Guide(found.deep_copy(), self._vocab.n_tokens)
+        return Guide(found.deep_copy(), self._bans)
 
     async def ready(self, grammar: str, param: str) -> llguidance.LLMatcher:
         """Have a grammar compiled, as `guide` does."""
@@ -148,7 +164,7 @@ class Grammars:
             return None
         if isinstance(found, str):
             raise GrammarStuckError(found)
-        return Guide(found.deep_copy(), self._vocab.n_tokens)
+        return Guide(found.deep_copy(), self._bans)
 
     def close(self) -> None:
         """Start nothing more; what is being compiled ends by its own limits."""
