@@ -8,6 +8,7 @@ said in another way (`template_repair`). What it refuses even so becomes a 400 w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -239,7 +240,9 @@ def _refused(error: Exception) -> InvalidRequest:
 
 def _drops_system(message: Message, text: str) -> bool:
     """Tell whether a system message does not show; its longest word stands for it."""
-    words = text_of(message["content"]).split() if message["role"] == "system" else []
+    if message["role"] != "system":
+        return False
+    words = re.findall(r"\w+", text_of(message["content"]))  # which survive being quoted
     return bool(words) and max(words, key=len) not in text
 
 

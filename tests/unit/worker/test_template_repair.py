@@ -93,6 +93,12 @@ def test_system_that_shows_in_some_conversations_only_is_never_lost() -> None:
     )
 
 
+def test_system_that_shows_in_quotes_is_not_lost() -> None:
+    source = "{% for m in messages %}[{{ m.role }}]{{ m.content | tojson }}{% endfor %}"
+    quoted = {"role": "system", "content": '"Be"\n"brief"'}
+    assert render(source, quoted, user()) == '[system]"\\"Be\\"\\n\\"brief\\""[user]"Hi"'
+
+
 def test_developer_is_the_newer_word_for_system() -> None:
     assert render(CHATML, {"role": "developer", "content": "x"}, user()).startswith(
         "<|im_start|>system\nx"
