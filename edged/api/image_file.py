@@ -17,7 +17,8 @@ from edged.api.media import Unreadable
 from edged.protocol import Media
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MOST_PIXELS = 40_000_000  # to be decoded; a JPEG is made smaller on the way
+MOST_PIXELS = 25_000_000  # to be decoded: up to 250 MB for a moment
+MOST_JPEG_PIXELS = 50_000_000  # a large JPEG is made smaller on the way, but not all of the way
 LARGEST_PIXELS = 2048 * 2048  # that a model gets: no projector takes more
 SMALL_SIDE = 512  # of an image whose `detail` is "low"
 _LONGEST_BY_SHORTEST = 200  # the projectors' own limit
@@ -49,7 +50,7 @@ def decode(data: bytes, *, small: bool = False) -> Media:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     try:
         image.load()
-        pixels = _resized(_to_rgb(image), small=small)
+        pixels = _on_white(_resized(_plain(image), small=small))
         if turn is not None:
             pixels = pixels.transpose(turn)
     except Exception as error:
@@ -61,34 +62,40 @@ def _open(data: bytes) -> Image.Image:
     """Read the head of the file, and refuse what must not be decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        side = math.isqrt(LARGEST_PIXELS)
-        image.draft("RGB", (side, side))  # a large JPEG is decoded at ½, ¼ or ⅛
         width, height = image.size
     except Exception as error:
         raise Unreadable(f"is no image that can be read ({', '.join(FORMATS)})") from error
     if width < 1 or height < 1:
         raise Unreadable("is an image without pixels")
-    if width * height > MOST_PIXELS:
+    limit = MOST_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MOST_PIXELS
+    if width * height > limit:
         raise Unreadable(
             f"is an image of {width} × {height} pixels; "  # noqa: RUF001
-            f"at most {MOST_PIXELS // 1_000_000} million are decoded"
+            f"at most {limit // 1_000_000} million are decoded"
         )
     if max(width, height) > _LONGEST_BY_SHORTEST * min(width, height):
         raise Unreadable(
             f"is an image of {width} × {height} pixels; "  # noqa: RUF001
             f"no side may be more than {_LONGEST_BY_SHORTEST} times the other"
         )
+    side = math.isqrt(LARGEST_PIXELS)
+    image.draft("RGB", (side, side))  # a large JPEG is decoded at ½, ¼ or ⅛
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
+    """Return it as RGB, or as RGBA where something is transparent."""
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    wanted = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == wanted else image.convert(wanted)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _resized(image: Image.Image, *, small: bool) -> Image.Image:
