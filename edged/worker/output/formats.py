@@ -213,7 +213,12 @@ FORMATS = (
         ),
         (("<arg_key>", "<tool_call>"),),
     ),
-    Format("qwen3-coder", (_QWEN3_CODER,), (("<tool_call>", "<function=", "<parameter="),)),
+    Format(
+        "qwen3-coder",
+        (_QWEN3_CODER,),
+        (("<tool_call>", "<function=", "<parameter="),),
+        reasoning=(Marker("<think>", "</think>", ends=("<tool_call>\n<function=",)),),
+    ),
     Format("functionary-v3.1", (Named("<function=", ">", "</function>"),), (("<function=",),)),
     Format("nemotron", (Objects("<TOOLCALL>", "</TOOLCALL>", listed=True),), (("<TOOLCALL>",),)),
     Format(

@@ -246,7 +246,8 @@ class Output:
         self._inside = True
         if begins:
             yield from source.spaces()
-        stops = (marker.closing, *marker.ends)
+        # Without tools the beginning of a call ends nothing.
+        stops = (marker.closing, *(end for end in marker.ends if self._tag.match(end)))
         _, stop = yield from source.until(stops, limit=_LONG, sink=self._think)
         self._inside = False
         if stop in marker.ends:
