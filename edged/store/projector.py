@@ -35,9 +35,9 @@ def read_projector(path: Path) -> Projector:
     """Read and check the header of a projector; raises GgufError and OSError."""
     header = read_any(path)
     metadata = header.metadata
-    if metadata.get("general.architecture") != "clip":
-        kind = metadata.get("general.architecture")
-        raise GgufError(f"holds no image projector (mmproj) but a model ({kind})")
+    kind = metadata.get("general.architecture")
+    if kind != "clip":
+        raise GgufError(f"holds no image projector (mmproj) but a model ({kind or 'of no name'})")
     media: list[Medium] = []
     if metadata.get("clip.has_vision_encoder") is True:
         media.append("image")
