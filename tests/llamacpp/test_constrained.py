@@ -424,6 +424,15 @@ async def test_content_is_constrained_in_the_manner_of_its_family(name: str) -> 
                 jsonschema.validate(json.loads(answer.content), SCHEMAS["enum"])
 
 
+async def test_strings_hold_no_tags(engine: LlamaCppEngine) -> None:
+    """A model that wants to end a call in the middle of a string has to close the string first."""
+    answer = await ask(
+        engine, with_tools("What is the weather in Paris?"), tool_choice=ToolChoice("required")
+    )
+    assert_calls(answer, set(PARAMETERS))
+    assert not any("tool_call" in call.text for call in answer.calls)
+
+
 async def test_call_that_is_cut_ends_with_length(random_engine: LlamaCppEngine) -> None:
     answer = await ask(
         random_engine, with_tools(), tool_choice=ToolChoice("required"), max_tokens=14

@@ -217,7 +217,7 @@ class _Words(llguidance.TokenizerWrapper):
         self.bos_token_id = vocab.bos
         every = range(vocab.n_tokens)
         silent = {token for token in every if not vocab.piece(token)}
-        self.special_token_ids = sorted({*vocab.control.values(), *vocab.ends, *silent})
+        self.special_token_ids = sorted({*vocab.tags.values(), *vocab.ends, *silent})
         self.tokens = [vocab.spelling(token) or b"-" for token in every]
         self.is_tokenizer_wrapper = True
 

@@ -176,7 +176,7 @@ class Preparer:
         """Add how this model writes reasoning and calls, and what grammar follows from it."""
         prompt = request.prompt
         assert isinstance(prompt, Messages)
-        form, token_of = self._form, self._vocab.control.get
+        form, token_of = self._form, self._vocab.tags.get
         grammar = answer_grammar.demanded(request, form, text, token_of)
         tools = prompt.tools if request.tool_choice.mode != "none" else None
         calls = Calls(request, form, token_of) if tools and grammar is None else None

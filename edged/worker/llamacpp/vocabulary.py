@@ -52,10 +52,15 @@ class Vocab:
         self.ends = frozenset(t for t in every if lib.llama_vocab_is_eog(self._vocab, t))
         attributes = [lib.llama_vocab_get_attr(self._vocab, t) for t in every]
         control = {t: self.text(t) for t in every if attributes[t] & _ATTR_CONTROL}
-        #: Control tokens by their spelling.
-        self.control = {text: t for t, text in control.items()}
         defined = [self.text(t) for t in every if attributes[t] & _ATTR_USER_DEFINED]
         self._shown = frozenset(t for t, text in control.items() if text in shown)
+        #: Tokens that mean something as such, by their spelling: control tokens, and the tags of an
+        #: answer that a vocabulary has as ordinary words.
+        self.tags = {text: t for t, text in control.items()} | {
+            self.text(t): t
+            for t in every
+            if attributes[t] & _ATTR_USER_DEFINED and self.text(t) in shown
+        }
         #: Spellings that mean something to the model and nothing to a reader.
         self.silent = frozenset(text for t, text in control.items() if t not in self._shown)
         # What llama.cpp looks for in a text, by the value of its `parse_special`.
