@@ -236,24 +236,25 @@ def _value(content: str | list[Message]) -> Any:
 
 def _one_call_each(messages: list[Message]) -> Iterator[Message]:
     """Make one message of every call, followed by its result."""
-    for i, message in enumerate(messages):
+    at = 0
+    while at < len(messages):
+        message = messages[at]
+        at += 1
         calls = message.get("tool_calls", ())
-        if message["role"] == "tool" and _came_of_several(messages, i):
-            continue
-        if len(calls) < 2:  # noqa: PLR2004 - nothing to take apart
+        if len(calls) <= 1:
             yield message
             continue
-        came = list(itertools.takewhile(lambda each: each["role"] == "tool", messages[i + 1 :]))
-        for at, call in enumerate(calls):
-            first = message if at == 0 else {"role": "assistant", "content": ""}
+        came = list(itertools.takewhile(_is_result, itertools.islice(messages, at, None)))
+        at += len(came)
+        for i, call in enumerate(calls):
+            first = message if i == 0 else {"role": "assistant", "content": ""}
             yield first | {"tool_calls": [call]}
-            yield from came[at : at + 1]
+            yield from came[i : i + 1]
         yield from came[len(calls) :]
 
 
-def _came_of_several(messages: list[Message], at: int) -> bool:
-    before = next((each for each in reversed(messages[:at]) if each["role"] != "tool"), None)
-    return before is not None and len(before.get("tool_calls", ())) > 1
+def _is_result(message: Message) -> bool:
+    return bool(message["role"] == "tool")
 
 
 def short_id(call_id: str) -> str:
