@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import warnings
 
 from PIL import Image, WebPImagePlugin
 
@@ -23,6 +24,8 @@ LARGEST_PIXELS = 2048 * 2048  # that a model gets: no projector takes more
 SMALL_SIDE = 512  # of an image whose `detail` is "low"
 _LONGEST_BY_SHORTEST = 200  # the projectors' own limit
 
+# What is odd in a stranger's file is no matter for the daemon's log.
+warnings.filterwarnings("ignore", module="PIL")
 # Pillow's own limit warns through `warnings`, which is no way to refuse a request; see `_open`.
 Image.MAX_IMAGE_PIXELS = None
 assert WebPImagePlugin  # its import is what makes the format known

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import shutil
 import ssl
 import subprocess
@@ -12,9 +13,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edged.api import fetch, image_file, media
+from edged.api import fetch, image_file, media, wave_file
 from edged.config import Server
 from edged.plan import ModelPlan
 from edged.protocol import Media, Messages
@@ -108,6 +111,60 @@ def test_transparent_image_stands_on_white() -> None:
     buffer = files.io.BytesIO()
     clear.save(buffer, "PNG")
     assert image_file.decode(buffer.getvalue()).data == b"\xff" * 27
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "colour", "expected"),
+    [
+        ("L", "JPEG", 200, (200, 200, 200)),
+        ("CMYK", "JPEG", (0, 255, 255, 0), (255, 0, 0)),
+        ("1", "PNG", 1, (255, 255, 255)),
+        ("LA", "PNG", (0, 0), (255, 255, 255)),
+        ("I;16", "PNG", 40_000, (156, 156, 156)),
+        ("P", "GIF", 0, (0, 0, 0)),
+    ],
+)
+def test_every_kind_of_pixel_becomes_rgb(
+    mode: str, form: str, colour: Any, expected: tuple[int, ...]
+) -> None:
+    buffer = files.io.BytesIO()
+    image_file.Image.new(mode, (16, 16), colour).save(buffer, form)
+    found = image_file.decode(buffer.getvalue())
+    assert len(found.data) == 16 * 16 * 3
+    assert all(abs(a - b) <= 2 for a, b in zip(found.data[:3], expected, strict=True))
+
+
+@given(
+    form=st.sampled_from(image_file.FORMATS),
+    cut=st.integers(0, 400),
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
+)
+@settings(max_examples=300, deadline=None)
+def test_broken_file_is_an_image_or_unreadable_and_nothing_else(
+    form: str, cut: int, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(SMALL[form])
+    for at, value in changes:
+        data[at % len(data)] = value
+    with contextlib.suppress(media.Unreadable):
+        found = image_file.decode(bytes(data[: len(data) - cut % len(data)]))
+        assert len(found.data) == found.width * found.height * 3 > 0
+
+
+SMALL = {form: files.image(9, 7, form=form) for form in image_file.FORMATS}
+
+
+@given(st.binary(max_size=200), st.integers(0, 44), st.binary(max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_broken_sound_is_a_sound_or_unreadable_and_nothing_else(
+    noise: bytes, at: int, change: bytes
+) -> None:
+    data = bytearray(files.sound(0.05))
+    data[at : at + len(change)] = change
+    for each in (bytes(data), b"RIFF" + noise):
+        with contextlib.suppress(media.Unreadable):
+            found = wave_file.decode(each, "wav")
+            assert len(found.data) % (found.channels * found.sample_bytes) == 0
 
 
 def test_large_image_is_made_smaller_and_a_small_one_asked_for_smaller_still() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
@@ -251,6 +252,14 @@ async def test_random_seeds_and_penalties_look_past_the_image() -> None:
         one = await ask(engine, prompt, sampling=sampling, max_tokens=16)
         again = await ask(engine, prompt, sampling=sampling, max_tokens=16)
         assert one.content == again.content
+
+
+@pytest.mark.parametrize(("age_s", "moves"), [(5.0, True), (5000.0, False)])
+async def test_long_encoding_is_progress_but_not_for_ever(age_s: float, moves: bool) -> None:
+    async with running(seeing("image")) as engine:
+        assert engine._runner.projector
+        engine._runner.projector.busy_since_s = time.monotonic() - age_s
+        assert (engine.stats().progress != engine.stats().progress) is moves
 
 
 async def test_stream_goes_on_while_an_image_is_encoded() -> None:
