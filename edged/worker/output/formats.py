@@ -226,13 +226,13 @@ FORMATS = (
         (Objects("<tool_calls>", "</tool_calls>", listed=True),),
         (("<tool_calls>", "[BEGIN FINAL RESPONSE]"), ("<tool_calls>[",)),
         reasoning=(Marker("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),),
-        dropped=("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+        around=("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
     ),
     Format(
         "granite",
         (Objects("<|tool_call|>", listed=True),),
         (("<|start_of_role|>", "<|tool_call|>"),),
-        dropped=("<response>", "</response>"),
+        around=("<response>", "</response>"),
     ),
     Format(
         "phi-4",

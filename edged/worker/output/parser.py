@@ -97,7 +97,10 @@ class Output:
             self._calls = Calls(self._source, tools, choice, pieces)
             openings = _openings(form)
         self._openings = openings
-        self._tags = sorted({*openings, *(form.dropped if form else ())} - {""}, key=len)[::-1]
+        self._around = form.around if form else ("", "")
+        self._wrapped = False  # the content began with the first of these
+        dropped = {*form.dropped, self._around[1]} if form else set()
+        self._tags = sorted({*openings, *dropped} - {""}, key=len)[::-1]
         self._tag = re.compile("|".join(map(re.escape, self._tags)) or r"(?!)")
         first = "".join({tag[0] for tag in self._tags}) + self._content.first
         self._special = re.compile(f"[{re.escape(first)}]" if first else r"(?!)")
@@ -259,6 +262,7 @@ class Output:
 
     def _read_content(self) -> Reading[None]:
         source = self._source
+        yield from self._skip_around()
         if bare := self._openings.get(""):
             source.mark()
             if (yield from source.spaces()) == "{":
@@ -279,8 +283,30 @@ class Output:
                 if (yield from self._read_call(self._openings[tag], tag)):
                     return
                 self._plain = True
+            elif tag == self._around[1]:
+                source.mark()
+                source.take(len(tag))
+                self._plain = False
+                following = yield from source.spaces()
+                self._plain = True
+                text = source.unmark()
+                self._say(text if following or not self._wrapped else "")
             else:
                 source.take(len(tag))
+
+    def _skip_around(self) -> Reading[None]:
+        """Skip the tag that opens the whole content, if there is one."""
+        if not self._around[0]:
+            return
+        source = self._source
+        source.mark()
+        yield from source.spaces()
+        self._wrapped = yield from source.tag(self._around[0])
+        text = source.unmark()
+        if self._wrapped:
+            yield from source.spaces()
+        else:
+            self._say(text)
 
     def _next_tag(self) -> Reading[tuple[str, bool]]:
         """Say content up to a tag that is there in full, and return it; False at the end."""

@@ -114,6 +114,7 @@ class Format(Struct, frozen=True):
     template: tuple[tuple[str, ...], ...] = ()
     reasoning: tuple[Marker, ...] = ()  # beside MARKERS
     dropped: tuple[str, ...] = ()  # tags around the content that say nothing
+    around: tuple[str, str] = ("", "")  # tags at the start and the end of the whole content
     given: str = ""  # the beginning of a tag that the prompt ends with
     thinks: Marker | None = None  # how this template's model reasons; set by `find`
     id_length: int = 0  # an id is so many letters and digits; 0: "call_" and 24 of them

@@ -385,6 +385,14 @@ def test_command_r7b_tags_around_the_text_are_dropped() -> None:
     assert (answer.reasoning, answer.content) == ("Hm", "Hi <b>")
 
 
+def test_tags_around_the_whole_content_are_dropped_and_others_are_text() -> None:
+    form = find(None, "granite")
+    xml = "<response>\n<a/></response>"
+    answer = check_everywhere(form, f"<think>Hm</think><response>{xml} or so</response>\n")
+    assert (answer.reasoning, answer.content) == ("Hm", f"{xml} or so")
+    assert check_everywhere(form, f"So: {xml}").content == f"So: {xml}"
+
+
 # ── any text ──
 
 TEXT = st.text(
