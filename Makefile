@@ -3,16 +3,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= models.toml
 
-.PHONY: help run test check format setup setup-dev bench lock edge-guide clean
+.PHONY: help run test test-clients check format setup setup-dev bench lock edge-guide clean
 
 help:            ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## ?/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## ?/\t/' | expand -t 15
 
 run: setup       ## run the daemon on models.toml (CONFIG=FILE for another)
 	$(BIN)/edged serve --config $(CONFIG)
 
 test: setup-dev  ## every test that needs no GPU and no root (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: setup-dev ## foreign SDKs and suites, Python and Node, against a running daemon (ARGS="-k litellm")
+	$(BIN)/python -m pytest tests/clients/foreign $(ARGS)
 
 check: setup-dev ## format, lint, types, import table, documentation
 	$(BIN)/ruff format --check .

@@ -60,8 +60,8 @@ def problems(exchange: Exchange) -> list[str]:
             found += _stream(exchange, path)
         elif exchange.whole:
             found += _body(exchange, path)
-    except (ValidationError, ValueError, AssertionError) as error:
-        found.append(str(error))
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
+        found.append(f"{type(error).__name__}: {error}")
     return [f"{exchange}: {line}" for line in found]
 
 

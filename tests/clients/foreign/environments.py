@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -53,24 +54,21 @@ def node_modules() -> tuple[Path, Path]:
     return modules / package / "bin/node", modules
 
 
-def versions() -> dict[str, str]:
-    """Return what each client is pinned to: "NAME (pip|npm)" → version, direct ones only."""
-    found = {}
+def versions() -> set[tuple[str, str]]:
+    """Return every client with the version that it is pinned to, as ("openai (Python)", "1.2")."""
+    found = set()
     for name in python_sets():
-        pins = dict(
-            line.split(" ;")[0].strip().split("==")
-            for line in (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
-            if "==" in line
-        )
+        lines = (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
+        pins = dict(line.split(" ;")[0].strip().split("==") for line in lines if "==" in line)
         for line in (REQUIREMENTS / f"{name}.in").read_text().splitlines():
-            wanted = line.split("#")[0].strip()
-            if wanted and not wanted.startswith("pytest"):
-                package = wanted.split("[")[0].rstrip("=<>*.0123456789")
-                found[f"{name}: {package}"] = pins[package]
-    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]
+            package = re.split(r"[\[<=>]", line)[0].strip()
+            # What has a comment is there for another's sake.
+            if package and "#" not in line and not package.startswith("pytest"):
+                found.add((f"{package} (Python)", pins[package]))
     locked = json.loads((NODE / "package-lock.json").read_text())["packages"]
-    for package in wanted:
-        found[f"node: {package}"] = locked[f"node_modules/{package}"]["version"]
+    for package in json.loads((NODE / "package.json").read_text())["dependencies"]:
+        if package != "zod":  # what the others describe schemas with
+            found.add((f"{package} (Node)", locked[f"node_modules/{package}"]["version"]))
     return found
 
 
