@@ -19,6 +19,7 @@ from msgspec import Struct
 
 MAX_FRAME_BYTES = 256 << 20
 _LENGTH_BYTES = 4
+_LARGE_BYTES = 1 << 16  # of a frame
 
 EXIT_OK = 0
 EXIT_BAD_MODEL = 65  # EX_DATAERR: the same file would fail again
@@ -481,9 +482,13 @@ class Frames:
             end = _LENGTH_BYTES + length
             if len(self._buffer) < end:
                 return
-            body = bytes(self._buffer[_LENGTH_BYTES:end])
-            del self._buffer[:end]
             try:
-                yield self._decoder.decode(body)
+                if length < _LARGE_BYTES:
+                    message = self._decoder.decode(self._buffer[_LENGTH_BYTES:end])
+                else:  # images: not copied first
+                    with memoryview(self._buffer) as buffer, buffer[_LENGTH_BYTES:end] as body:
+                        message = self._decoder.decode(body)
             except msgspec.MsgspecError as error:
                 raise FrameError(f"not a message of this protocol: {error}") from error
+            del self._buffer[:end]
+            yield message

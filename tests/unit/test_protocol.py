@@ -23,6 +23,7 @@ from edged.protocol import (
     Load,
     LoadFailed,
     Loading,
+    Media,
     Messages,
     Ready,
     Sampling,
@@ -182,3 +183,14 @@ def test_what_a_request_says_wins_over_the_models_settings(said: Sampling, own: 
 def test_defaults_leave_only_what_has_no_default_unsaid() -> None:
     silent = {f for f in Sampling.__struct_fields__ if getattr(DEFAULTS, f) is None}
     assert silent == {"seed", "logit_bias"}
+
+
+@pytest.mark.parametrize("piece", [1 << 16, 1 << 20, 1 << 24])
+def test_large_frames_arrive_whole_among_small_ones(piece: int) -> None:
+    pixels = bytes(range(256)) * 3 * 4096
+    prompt = Messages([], media=[Media("image", pixels, width=1024, height=1024)])
+    sent = [Abort(1), Generate(prompt, id=2), Generate(prompt, id=3), Abort(4)]
+    down = Frames(ToWorker)
+    data = b"".join(Frames(ToDaemon).encode(message) for message in sent)
+    found = [m for at in range(0, len(data), piece) for m in down.feed(data[at : at + piece])]
+    assert found == sent
