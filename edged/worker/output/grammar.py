@@ -31,6 +31,8 @@ from edged.worker.output.syntax import (
 TokenOf = Callable[[str], int | None]
 
 _ANY = "/(?s:.*)/"
+# What stands before content, in families that mark it.
+_CONTENT = {"gpt-oss": "<|channel|>final<|message|>", "functionary-v3.2": "all\n"}
 # Room for the layouts that models were trained on, but not for white space without an end.
 _SPACE = r"[ \n]{1,24}"
 _QUOTED = '", '  # after a string, before the next key
@@ -54,9 +56,9 @@ def lark(
     Regex only). Raises ValueError if `choice` allows none of the tools.
     """
     writer = _Writer(tools, choice, token_of)
-    answer = writer.calls(form.calls[0])
+    answer = writer.calls(form.calls[0], given=bool(form.given))
     if constraint is not None:
-        answer = f"({answer} | {writer.content(constraint)})"
+        answer = f"({answer} | {writer.content(constraint, form)})"
     thoughts = ""
     if isinstance(form.calls[0], Harmony):
         thoughts = writer.rule(writer.analysis(opened=opened)) + ("" if opened else "?")
@@ -143,12 +145,13 @@ class _Writer:
         before = "" if opened else self.literal("<|channel|>analysis<|message|>")
         return f"{before} {self.until('<|end|>')} {self.literal('<|start|>assistant')}"
 
-    def content(self, constraint: Constraint) -> str:
+    def content(self, constraint: Constraint, form: Format) -> str:
+        before = _CONTENT.get(form.name, "")
         match constraint:
             case JsonSchema(schema):
-                return self.rule(f"%json {_json(schema)}")
+                return f"{self.literal(before)} {self.rule(f'%json {_json(schema)}')}"
             case Regex(pattern):
-                return self.rule(f"/{_slashed(pattern)}/")
+                return f"{self.literal(before)} {self.rule(f'/{_slashed(pattern)}/')}"
             case Grammar():
                 raise ValueError("a grammar of its own cannot be joined with tools")
 
@@ -170,11 +173,17 @@ class _Writer:
 
     # ── calls ──
 
-    def calls(self, syntax: Syntax) -> str:
-        """One call, or several, with everything around them."""
+    def calls(self, syntax: Syntax, *, given: bool = False) -> str:
+        """One call, or several, with everything around them.
+
+        `given`: the prompt ends with what opens the first.
+        """
         match syntax:
             case Objects():
                 return self._objects(syntax)
+            case Named() if given:
+                more = self._more(syntax) if self._parallel else ""
+                return f"({self._named(syntax, called=True)} {more})"
             case Named():
                 calls = self._repeat(self._named(syntax), "")
                 return f"{self.literal(syntax.opening)} {calls} {self.literal(syntax.closing)}"

@@ -146,10 +146,9 @@ def test_random_answer_of_the_grammar_parses_into_valid_calls(form: Format, spec
             continue
         ended += 1
         prompt = form.given
-        answer = read(form, [said[len(form.given) :]], tools=TOOLS, prompt=prompt)
-        assert form.given == "" or said.startswith(form.given.encode())
+        answer = read(form, [said], tools=TOOLS, prompt=prompt)
         check(answer, set(SCHEMAS))
-        enforced = read(form, [said[len(form.given) :]], tools=TOOLS, prompt=prompt, enforced=True)
+        enforced = read(form, [said], tools=TOOLS, prompt=prompt, enforced=True)
         assert (enforced.content, enforced.calls) == (answer.content, answer.calls)
     assert ended >= 1
 
@@ -174,7 +173,7 @@ def test_answer_can_be_constrained_from_its_trigger_on(form: Format, special: bo
         if other is None:
             continue
         ended += 1
-        answer = read(form, [(begun + other)[len(form.given) :]], tools=TOOLS, prompt=form.given)
+        answer = read(form, [begun + other], tools=TOOLS, prompt=form.given)
         check(answer, set(SCHEMAS))
     assert ended >= 1
 
@@ -182,7 +181,7 @@ def test_answer_can_be_constrained_from_its_trigger_on(form: Format, special: bo
 def up_to_trigger(form: Format, said: bytes) -> tuple[bytes, Trigger, str]:
     """Feed an answer until a call begins; return what was fed, the trigger, what is after it."""
     output = Output(form=form, prompt=form.given, tools=TOOLS)
-    for n in range(len(form.given), len(said)):
+    for n in range(len(said)):
         output.feed(said[n : n + 1])
         if output.triggered is not None:
             return said[: n + 1], *output.triggered
@@ -205,11 +204,12 @@ def up_to_trigger(form: Format, said: bytes) -> tuple[bytes, Trigger, str]:
 def test_grammar_takes_the_familys_own_calls_and_no_wrong_ones(
     form: Format, special: bool, arguments: dict[str, Any], good: bool
 ) -> None:
-    text = written(form, [arguments]).removesuffix("<|call|>")  # which ends the answer
+    # The prompt has the beginning already, and <|call|> ends the answer.
+    text = written(form, [arguments]).removeprefix(form.given).removesuffix("<|call|>")
     for choice in (REQUIRED, ToolChoice("required", ["get_weather"], parallel=False)):
         grammar = lark(form, TOOLS, choice, token_of=as_token if special else as_text)
         assert accepts(grammar, text, special=special) == good
-    answer = read(form, [text[len(form.given) :].encode()], tools=TOOLS, prompt=form.given)
+    answer = read(form, [text.encode()], tools=TOOLS, prompt=form.given)
     assert [(name, json.loads(a)) for name, a in answer.calls] == [("get_weather", arguments)]
 
 
@@ -219,7 +219,7 @@ def test_only_the_tools_of_the_choice_can_be_called(form: Format) -> None:
     grammar = lark(form, TOOLS, named, token_of=as_text)
     assert not accepts(grammar, written(form, [{"city": "Paris"}]), special=False)
     said = next(s for seed in range(9) if (s := walk(grammar, seed, special=False)))
-    answer = read(form, [said[len(form.given) :]], tools=TOOLS, choice=named, prompt=form.given)
+    answer = read(form, [said], tools=TOOLS, choice=named, prompt=form.given)
     assert {name for name, _ in answer.calls} == {"nothing"}
 
 
@@ -229,7 +229,7 @@ def test_without_parallel_there_is_one_call(form: Format) -> None:
     grammar = lark(form, [NOTHING], one, token_of=as_text)
     said = walk(grammar, 1, special=False)
     assert said is not None
-    answer = read(form, [said[len(form.given) :]], tools=TOOLS, prompt=form.given)
+    answer = read(form, [said], tools=TOOLS, prompt=form.given)
     assert [(name, json.loads(a)) for name, a in answer.calls] == [("nothing", {})]
 
 
@@ -287,6 +287,17 @@ def test_content_of_a_shape_is_allowed_beside_calls(
     assert accepts(grammar, good, special=False)
     assert accepts(grammar, CALL, special=False)
     assert not accepts(grammar, bad, special=False)
+
+
+def test_content_of_a_shape_stands_where_the_family_has_its_content() -> None:
+    for name, before in (("gpt-oss", "<|channel|>final<|message|>"), ("functionary-v3.2", "all\n")):
+        form = find(None, name)
+        constraint = JsonSchema({"type": "boolean"})
+        grammar = lark(form, TOOLS, ToolChoice("auto"), constraint, token_of=as_token)
+        assert accepts(grammar, before + "true", special=True)
+        assert not accepts(grammar, "true", special=True)
+        answer = read(form, [f"{before}true".encode()], tools=TOOLS, prompt=form.given)
+        assert answer.content == "true"
 
 
 def test_content_in_a_grammar_of_its_own_is_refused() -> None:
