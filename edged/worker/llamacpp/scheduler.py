@@ -137,7 +137,7 @@ class Scheduler:
         for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
             if length < sequence.n_computed:
                 continue
-            for holder in holders:
+            for holder in _in_order(holders):
                 if holder in self.residents and (
                     self._cuttable or len(holder.tokens) == sequence.n_computed
                 ):
@@ -151,7 +151,9 @@ class Scheduler:
         if not self._cuttable:  # each one is a state of its own, of use at its own end only
             return found
         for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
-            found += [h for h in holders if h is not sequence and len(h.tokens) == length]
+            found += [
+                h for h in _in_order(holders) if h is not sequence and len(h.tokens) == length
+            ]
         return [h for h in found if h in self.residents]
 
     # ── the step ──
@@ -369,7 +371,7 @@ class Scheduler:
         coming: tuple[Sequence, int] | None = None
         for matched, holders in self._prefixes.match(sequence.group, sequence.tokens):
             length = sequence.floor(min(matched, limit))
-            for holder in holders:
+            for holder in _in_order(holders):
                 if holder is sequence or holder.slot is None:
                     continue
                 ready = sequence.floor(min(length, holder.n_computed))
@@ -479,3 +481,8 @@ class Scheduler:
     def _touch(self, sequence: Sequence) -> None:
         self._clock += 1
         sequence.used_at = self._clock
+
+
+def _in_order(holders: set[Sequence]) -> list[Sequence]:
+    """Return them as they arrived: what the scheduler does must not hang on memory addresses."""
+    return sorted(holders, key=lambda holder: holder.arrival)
