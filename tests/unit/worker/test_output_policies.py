@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - DeepSeek's tags are written with full-width bars
 """What happens where a model errs, and what a client may count on all the same."""
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.protocol import CallDelta, ToolChoice
-from edged.worker.output import FORMATS, Format, Output, find
+from edged.worker.output import FORMATS, Format, Output, find, json_text
+from edged.worker.output.source import Source
 from tests.unit.worker.calls import cut_at, read
 from tests.unit.worker.families import TOOLS, tool, written
 from tests.unit.worker.test_output_calls import check_everywhere, said
@@ -20,6 +22,9 @@ HERMES = find(None, "hermes")
 QWEN = find(None, "qwen3-coder")
 LLAMA = find(None, "llama3")
 HARMONY = find(None, "gpt-oss")
+COMMAND_R = find(None, "command-r")
+DEEPSEEK = find(None, "deepseek-v3.1")
+DEEPSEEK_CALL = "<｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
 LFM2 = find(None, "lfm2")
 CALL = written(HERMES, [{"city": "Paris"}])
 
@@ -60,6 +65,15 @@ def hermes(inside: str) -> str:
         (LLAMA, '{"city": "Paris", "days": [1, {}]}'),
         (LLAMA, '{"name": "Anna", "age": 3}'),
         (LLAMA, "<|python_tag|>print(1)"),
+        (COMMAND_R, "Action: go home [now]"),
+        (COMMAND_R, "Action:\n```json\n[]\n```"),
+        (DEEPSEEK, DEEPSEEK_CALL.format("[1]")),
+        (DEEPSEEK, DEEPSEEK_CALL.format('{"city": tr')),
+        (DEEPSEEK, "<｜tool▁calls▁begin｜>none<｜tool▁calls▁end｜>"),
+        (HERMES, hermes('{"name": "get_weather", "arguments": {"a": "\\u12"}}')),
+        (HERMES, hermes('{"name": "get_weather", "arguments": {"a" 1}}')),
+        (HERMES, hermes('{"name": "get_weather", "arguments": {1: 1}}')),
+        (HERMES, hermes('{"name": "get_weather", "arguments": {"a": tru}}')),
         (HARMONY, "Hello, <|world|> to=functions.get_weather"),
         (HARMONY, "<|channel|>commentary to=functions.get_weather"),
     ],
@@ -416,6 +430,33 @@ def test_any_text_reads_the_same_however_it_is_cut(
     data = "".join(parts).encode()
     whole = read(form, [data], tools=TOOLS, cut=cut)
     assert read(form, cut_at(data, places), tools=TOOLS, cut=cut).known() == whole.known()
+
+
+JSON_PARTS = [*'{}[],:"\\ \n01-.eé\t\x0b', "u00e9", "true", "null", '"a"', '"b":', "1.5e3", "NaN"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(JSON_PARTS), max_size=14).map("".join), st.integers(0, 20))
+def test_json_is_what_python_takes_for_json(text: str, place: int) -> None:
+    text = text.strip(" \n\t")
+    wanted = True
+    try:
+        json.loads(text, strict=False, parse_constant=int)  # int("NaN") is an error
+    except ValueError:
+        wanted = False
+    source, parts = Source(), []
+    reading = json_text.value(source, parts.append)
+    good = False
+    try:
+        for n, piece in enumerate((text[:place], text[place:], "")):
+            source.feed(piece)
+            source.ended = n == 2
+            next(reading)
+    except StopIteration as end:
+        good = end.value and source.left == 0 and (n > 0 or place >= len(text))
+    assert good == wanted
+    if good:
+        assert json.loads("".join(parts)) == json.loads(text, strict=False)
 
 
 @settings(max_examples=200, deadline=None)
