@@ -24,7 +24,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from edged.errors import InvalidRequest, ServiceUnavailable
+from edged.errors import InvalidRequest, ServiceUnavailable, ShuttingDown
 from edged.worker.llamacpp.vocabulary import Vocab
 
 Row = npt.NDArray[np.float32]
@@ -34,7 +34,8 @@ _STACK_BYTES = 512 << 20  # of address space; pages are taken as they are touche
 _N_THREADS = 2
 _PATIENCE_S = 20.0
 _MOMENT_S = 0.05
-_N_KEPT = 64
+_MOST_KEPT = 64
+_MOST_TEXT = 1 << 20  # characters of the kept ones: long ones take 15 to 20 MB each
 _LONGEST_REASON = 500
 _LONG_WORD = re.compile(r"^(.{20}).{60,}(.{20})$")
 _MOST_STATES = 50_000  # of 1 to 2 kB: a runaway grammar costs at most 100 MB
@@ -118,6 +119,7 @@ class Grammars:
         self._making = threading.Lock()
         # By its text: the automaton at its beginning, or why there is none.
         self._kept: OrderedDict[str, Future[llguidance.LLMatcher | str]] = OrderedDict()
+        self._n_characters = 0  # of their texts
         self._keeping = threading.Lock()
         # Verbose messages carry the whole state, the answer's tokens among it.
         self._limits = llguidance.LLParserLimits(
@@ -148,18 +150,22 @@ class Grammars:
                     f"the grammar is not compiled after {_PATIENCE_S:g} s; make it simpler",
                     param=param,
                 ) from None
+            except asyncio.CancelledError:
+                if not compiling.cancelled():
+                    raise
+                raise ShuttingDown("the model is being stopped; try again") from None
         found = compiling.result()
         if isinstance(found, str):
             raise InvalidRequest(f"this cannot be enforced: {found}", param=param)
         return found
 
-    def guide_now(self, grammar: str) -> Guide | None:
+    def guide_now(self, grammar: str, *, wait: bool) -> Guide | None:
         """Return the automaton; None while it is being compiled. Raises GrammarStuckError.
 
-        Waits a moment for it, as most take less: for the engine thread, that all streams wait for.
+        `wait` for a moment, as most take less; all streams do, in the engine thread.
         """
         try:
-            found = self._compiled(grammar).result(_MOMENT_S)
+            found = self._compiled(grammar).result(_MOMENT_S if wait else 0)
         except FutureTimeoutError:
             return None
         if isinstance(found, str):
@@ -171,6 +177,13 @@ class Grammars:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _compiled(self, grammar: str) -> Future[llguidance.LLMatcher | str]:
+        found: Future[llguidance.LLMatcher | str] | None
+        if len(grammar) > _LONGEST:
+            found = Future()
+            found.set_result(
+                f"the grammar has {len(grammar)} characters, at most {_LONGEST} are allowed"
+            )
+            return found
         with self._keeping:
             found = self._kept.get(grammar)
             if found is None:
@@ -180,15 +193,16 @@ class Grammars:
                 finally:
                     threading.stack_size(before)
                 self._kept[grammar] = found
-                if len(self._kept) > _N_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(grammar)
+                self._n_characters += len(grammar)
+                while len(self._kept) > _MOST_KEPT or self._n_characters > _MOST_TEXT:
+                    oldest, _ = self._kept.popitem(last=False)
+                    self._n_characters -= len(oldest)
+            else:
+                self._kept.move_to_end(grammar)
             return found
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher | str:
         """Return the automaton, or why there is none."""
-        if len(grammar) > _LONGEST:
-            return f"the grammar has {len(grammar)} characters, at most {_LONGEST} are allowed"
         try:
             matcher = llguidance.LLMatcher(self._words(), grammar, log_level=0, limits=self._limits)
             if not matcher.is_error():

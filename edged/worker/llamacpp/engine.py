@@ -213,6 +213,8 @@ class LlamaCppEngine:
 
     async def _compile(self, prepared: Prepared) -> Guide | None:
         """Return the grammar of the whole answer; have those ready that it may come to."""
+        if self._closing:  # no thread compiles any more
+            raise ShuttingDown("the model is being stopped; try again")
         if prepared.grammar is not None:
             return await self._grammars.guide(*prepared.grammar)
         for needed in prepared.likely:

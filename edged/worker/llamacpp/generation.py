@@ -13,19 +13,21 @@ from collections import deque
 import msgspec
 
 from edged.protocol import Chosen, Delta, Event, Finish, Timings, Usage
+from edged.worker.llamacpp.answer_grammar import Calls
 from edged.worker.llamacpp.constrain import Grammars, GrammarStuckError, Guide
 from edged.worker.llamacpp.likelihood import chosen
 from edged.worker.llamacpp.prepare import Prepared
 from edged.worker.llamacpp.sampling import NoChoiceError, Row
 from edged.worker.llamacpp.sequence import Reason
 from edged.worker.llamacpp.vocabulary import Vocab
-from edged.worker.output import NOTHING, Piece
+from edged.worker.output import NOTHING, Piece, Trigger
 
 
 class Generation:
     """One running request, as the engine thread sees it."""
 
     __slots__ = (
+        "_awaited",
         "_calls",
         "_closing",
         "_ends",
@@ -77,6 +79,7 @@ class Generation:
         self._vocab = vocab
         self._grammars = grammars
         self._guide = guide
+        self._awaited: tuple[Trigger, str] | None = None  # a grammar that is being compiled
         self._calls = prepared.calls if guide is None else None  # what may be begun, unguided yet
         self._top = prepared.likelihoods  # alternatives told with each token
         self._likelihoods: list[tuple[Chosen, int]] = []  # of what is held back, with their bytes
@@ -179,7 +182,7 @@ class Generation:
         assert self._calls is not None
         trigger, text = found
         try:
-            guide = self._grammars.guide_now(self._calls.after(trigger).text)
+            guide = self._guide_after(trigger, self._calls)
         except (GrammarStuckError, ValueError):  # a call is still read, or shown as the text it is
             self._calls = None
             return
@@ -190,6 +193,14 @@ class Generation:
             self._guide, self._enforced = guide, True
             self._output.enforce()
         self._calls = None
+
+    def _guide_after(self, trigger: Trigger, calls: Calls) -> Guide | None:
+        awaited = self._awaited
+        if awaited is not None and awaited[0] == trigger:
+            return self._grammars.guide_now(awaited[1], wait=False)
+        grammar = calls.after(trigger).text
+        self._awaited = (trigger, grammar)
+        return self._grammars.guide_now(grammar, wait=True)
 
     # ── events ──
 
