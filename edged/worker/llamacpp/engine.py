@@ -41,16 +41,17 @@ from edged.protocol import (
 from edged.worker import output
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp.constrain import Grammars, GrammarStuckError, Guide
+from edged.worker.llamacpp.encoding import Encoder
 from edged.worker.llamacpp.generation import Generation
 from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Decoded, Runner
 from edged.worker.llamacpp.sampling import NoChoiceError
-from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
+from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Sequence, Span
+from edged.worker.llamacpp.step import Batch, Chunk, Share
 
 log = get_logger()
 
-_LONGEST_ENCODING_S = 600.0  # of one image or sound, after which the worker counts as hung
 _NO_CELL = "the engine found no memory cell for this request; lower `parallel` or raise `context`"
 _STUCK = "the answer's grammar met a limit in the middle of it, make it simpler"
 _NO_CHOICE = (
@@ -110,7 +111,6 @@ class LlamaCppEngine:
         # spinning, and decoding on two cores falls to 0.57 of its speed.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running = False
-        self._n_reports = 0  # of a long encoding under way
         self._ended = asyncio.Event()  # the thread is at its end
         self._closing = False
 
@@ -153,6 +153,7 @@ class LlamaCppEngine:
             projector=runner.projector,
             batch=runner.batch,
         )
+        self._encoder = Encoder(runner.projector) if runner.projector is not None else None
         self._grammars = Grammars(runner.vocab)
         self._thread.submit(self._run)
         self._running = True
@@ -177,7 +178,8 @@ class LlamaCppEngine:
             )
             guide = await self._compile(prepared)
             if prepared.pieces:
-                prepared = await self._encoded(prepared)
+                assert self._encoder is not None
+                prepared = await self._encoder.encoded(prepared, lambda: self._closing)
         except EdgedError as error:
             yield Failed(request.id, error.code, error.message, error.param)
             return
@@ -225,29 +227,6 @@ class LlamaCppEngine:
                     raise
         return None
 
-    async def _encoded(self, prepared: Prepared) -> Prepared:
-        """Add the vectors of images and sounds, computed beside what the engine thread does.
-
-        In a thread of its own that ends with it: OpenMP's team for it, of which two are too many,
-        then ends as well.
-        """
-        projector = self._runner.projector
-        assert projector is not None
-        wanted = True
-        thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        try:
-            vectors = await self._loop.run_in_executor(
-                thread, projector.encode, prepared.pieces, lambda: wanted and not self._closing
-            )
-        finally:
-            wanted = False
-            thread.shutdown(wait=False)
-        if len(vectors) < len(prepared.pieces):
-            raise ShuttingDown("the model is being stopped; try again")
-        # What they were computed from is of no more use.
-        pieces = tuple(piece._replace(chunk=None, owner=None) for piece in prepared.pieces)
-        return prepared._replace(pieces=pieces, vectors=tuple(vectors))
-
     async def call(self, request: Call) -> Reply:
         """Answer a request that is no generation; see `Engine.call`."""
         if isinstance(request, Embed | Rerank):
@@ -270,7 +249,7 @@ class LlamaCppEngine:
         """Return the counters of now."""
         scheduler, counts = self._scheduler, self._counts
         return Stats(
-            progress=counts.progress + self._encoding_progress(),
+            progress=counts.progress + (self._encoder.progress() if self._encoder else 0),
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             cells_used=scheduler.cells.used,
@@ -282,16 +261,6 @@ class LlamaCppEngine:
             preemptions=scheduler.preemptions,
         )
 
-    def _encoding_progress(self) -> int:
-        """Return what else moves: images that were encoded, and seconds with one of them."""
-        projector = self._runner.projector
-        if projector is None:
-            return 0
-        since = projector.busy_since_s
-        if since is not None and time.monotonic() - since < _LONGEST_ENCODING_S:
-            self._n_reports += 1
-        return projector.n_encoded + self._n_reports
-
     async def close(self) -> None:
         """Stop the thread, fail what is open, free the model."""
         self._closing = True
@@ -301,8 +270,8 @@ class LlamaCppEngine:
             await self._ended.wait()  # not join: it could not be given up
             self._running = False
             self._grammars.close()
-            if self._runner.projector is not None:  # it may have to wait for an image
-                await self._loop.run_in_executor(self._thread, self._runner.projector.close)
+            if self._encoder is not None:
+                await self._encoder.close()
             self._runner.close()
         for request_id, events in self._open.items():
             error = ShuttingDown("the model was stopped before the answer was complete")

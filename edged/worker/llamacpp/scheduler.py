@@ -13,55 +13,15 @@ by the property tests:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 from edged.worker.llamacpp.cells import Cells
 from edged.worker.llamacpp.pace import Pace
 from edged.worker.llamacpp.prefixes import Prefixes
 from edged.worker.llamacpp.sequence import Sequence, Span
+from edged.worker.llamacpp.step import Batch, Chunk, Cut, Share
 
 _WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
 _PATIENCE = 8  # steps without budget after which a long prefill goes before shorter ones
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Let slot `target` use the first `n` positions of slot `source`."""
-
-    source: int
-    target: int
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Remove the positions of slot `slot` from `start` on; 0 clears it."""
-
-    slot: int
-    start: int = 0
-
-
-@dataclass(slots=True)
-class Chunk:
-    """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due.
-
-    `span`: they are no tokens, but a part of this image or sound. Such a chunk is alone in its
-    batch.
-    """
-
-    sequence: Sequence
-    start: int
-    n: int
-    last: bool
-    span: Span | None = None
-
-
-@dataclass(slots=True)
-class Batch:
-    """One step: the operations first, then one decode of the chunks."""
-
-    operations: list[Share | Cut] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
 
 
 class Scheduler:

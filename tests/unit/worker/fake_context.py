@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edged.worker.llamacpp.scheduler import Batch, Chunk, Scheduler, Share
+from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Sequence, Span
+from edged.worker.llamacpp.step import Batch, Chunk, Share
 
 END = 0
 N_VOCAB = 12

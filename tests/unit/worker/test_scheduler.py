@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from edged.worker.llamacpp.scheduler import Scheduler, Share
+from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Span
+from edged.worker.llamacpp.step import Share
 from tests.unit.worker.fake_context import IMAGE, Driver, FakeContext, expected_answer, next_token
 
 TOKENS = st.integers(1, 5)  # few, so that prompts often begin alike

@@ -1,0 +1,50 @@
+"""One step of the engine: what is done to the memory, then one decode.
+
+Pure. The scheduler makes it, the engine thread carries it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edged.worker.llamacpp.sequence import Sequence, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Let slot `target` use the first `n` positions of slot `source`."""
+
+    source: int
+    target: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Remove the positions of slot `slot` from `start` on; 0 clears it."""
+
+    slot: int
+    start: int = 0
+
+
+@dataclass(slots=True)
+class Chunk:
+    """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due.
+
+    `span`: they are no tokens, but a part of this image or sound. Such a chunk is alone in its
+    batch.
+    """
+
+    sequence: Sequence
+    start: int
+    n: int
+    last: bool
+    span: Span | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """One step: the operations first, then one decode of the chunks."""
+
+    operations: list[Share | Cut] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
