@@ -9,11 +9,11 @@ plain text).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged.protocol import Constraint, Grammar, JsonSchema, Regex, ToolChoice
+from edged.worker.output.regex import bare_text, escaped, slashed
 from edged.worker.output.schema import alternatives, parameters_of, properties_of, resolve
 from edged.worker.output.syntax import (
     Format,
@@ -112,6 +112,13 @@ class _Writer:
             self._rules.append(f"{name}{options}: {body}")
         return self._known[key]
 
+    def terminal(self, body: str) -> str:
+        """Add a regular expression, which unlike a rule may have `&` in it."""
+        if body not in self._known:
+            self._known[body] = name = f"T{len(self._known)}"
+            self._rules.append(f"{name}: {body}")
+        return self._known[body]
+
     # ── texts ──
 
     def literal(self, text: str) -> str:
@@ -136,7 +143,7 @@ class _Writer:
         token = self._token_of(tag)
         if token is not None:
             return f"{self.rule(_ANY)} <[{token}]>"
-        return self.rule(f"/(?s:.*){_escape(tag)}/", "[lazy]")
+        return self.rule(f"/(?s:.*){escaped(tag)}/", "[lazy]")
 
     def reasoning(self, marker: Marker, *, opened: bool) -> str:
         return f"{'' if opened else self.literal(marker.opening)} {self.until(marker.closing)} WS?"
@@ -151,7 +158,7 @@ class _Writer:
             case JsonSchema(schema):
                 return f"{self.literal(before)} {self.rule(f'%json {_json(schema)}')}"
             case Regex(pattern):
-                return f"{self.literal(before)} {self.rule(f'/{_slashed(pattern)}/')}"
+                return f"{self.literal(before)} {self.rule(f'/{slashed(pattern)}/')}"
             case Grammar():
                 raise ValueError("a grammar of its own cannot be joined with tools")
 
@@ -341,24 +348,27 @@ class _Writer:
         bodies = []
         for one in alternatives(value, root):
             if one.get("type") == "string" or not one:
-                bodies += self._text_value(syntax, one)
+                bodies += self._text_value(syntax, one, strict=strict)
             else:
                 bodies.append(f"{self.json(_whole_schema(one, root), strict=strict)} {tail}")
-        return f"{head} {self.rule(' | '.join(bodies or self._text_value(syntax, {})))}"
+        return (
+            f"{head} {self.rule(' | '.join(bodies or self._text_value(syntax, {}, strict=strict)))}"
+        )
 
-    def _text_value(self, syntax: Parameters, schema: dict[str, Any]) -> list[str]:
+    def _text_value(self, syntax: Parameters, schema: dict[str, Any], *, strict: bool) -> list[str]:
         """The bare text of a string, with its closing tag."""
         tail = self.literal(syntax.pad + syntax.value_end + syntax.line)
         fixed = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if isinstance(fixed, list):
             return [f"{_string(str(v)) if v else ''} {tail}" for v in fixed]
-        least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-        pattern = schema.get("pattern")
-        if isinstance(pattern, str):
-            return [f"/{_whole(pattern)}/ {tail}"]
-        if least or most != "":
-            # Without "<" no end of the value can hide in it.
-            return [f"/[^<]{{{least},{most}}}/ {tail}"]
+        limits = bare_text(schema, strict=strict)
+        if limits:
+            # With what follows in one expression: by itself it would take the line end as well.
+            text = "(" + " & ".join(limits) + ")"
+            if self._token_of(syntax.value_end) is None:
+                return [self.terminal(f"{text} {tail}")]
+            pad = f" {_string(syntax.pad)}" if syntax.pad else ""
+            return [f"{self.terminal(text + pad)} {self.literal(syntax.value_end + syntax.line)}"]
         return [f"{self.until(syntax.value_end)} {self.literal(syntax.line)}"]
 
     # ── Python ──
@@ -407,22 +417,3 @@ def _string(text: str) -> str:
 
 def _key(name: str) -> str:
     return json.dumps(name, ensure_ascii=False) + ": "
-
-
-def _slashed(pattern: str) -> str:
-    return re.sub(r"(?<!\\)/", r"\\/", pattern)
-
-
-def _escape(text: str) -> str:
-    """Return a Rust regular expression, between slashes, that matches `text` only."""
-    special = set("\\.+*?()|[]{}^$#&-~/")
-    return "".join(f"\\{c}" if c in special else {"\n": "\\n"}.get(c, c) for c in text)
-
-
-def _whole(pattern: str) -> str:
-    """Return a pattern of JSON schema, which may match anywhere, as one of the whole text."""
-    before = "" if pattern.startswith("^") else "[^<]*"
-    after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "[^<]*"
-    body = pattern.removeprefix("^")
-    body = body if after else body.removesuffix("$")
-    return f"{before}({_slashed(body)}){after}"

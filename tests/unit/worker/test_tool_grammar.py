@@ -305,6 +305,34 @@ def test_content_in_a_grammar_of_its_own_is_refused() -> None:
         lark(HERMES, TOOLS, ToolChoice("auto"), Grammar('root ::= "a"'), token_of=as_text)
 
 
+STRINGS = [
+    ({"format": "date"}, "2024-02-28", "2024-2-28"),
+    ({"format": "date-time"}, "2024-02-28T01:02:03Z", "2024-02-28"),
+    ({"format": "uuid"}, "01234567-89ab-cdef-0123-456789abcdef", "0123"),
+    ({"format": "ipv4"}, "10.0.0.255", "10.0.0.256"),
+    ({"format": "email"}, "a.b@c-d.org", "a.b"),
+    ({"pattern": "b+"}, "abba", "aa"),
+    ({"pattern": "^.*/x$", "maxLength": 5}, "a/b/x", "a/b/c/x"),
+    ({"pattern": "^(?!a).*$"}, "anything", None),  # beyond automata: not enforced
+    ({"minLength": 2}, "京都", "京"),
+]
+
+
+@TOKENS
+@pytest.mark.parametrize("name", ["qwen3-coder", "glm-4.5", "minicpm", "hermes", "lfm2"])
+@pytest.mark.parametrize(("schema", "good", "bad"), STRINGS)
+def test_strings_keep_to_their_schema_in_every_notation(
+    special: bool, name: str, schema: dict[str, Any], good: str, bad: str | None
+) -> None:
+    if bad is None and name in {"hermes", "lfm2"}:
+        return
+    form = find(None, name)
+    weather = tool("get_weather", {"city": {"type": "string"} | schema}, ["city"])
+    grammar = lark(form, [weather], REQUIRED, token_of=as_token if special else as_text)
+    assert accepts(grammar, written(form, [{"city": good}]), special=special)
+    assert bad is None or not accepts(grammar, written(form, [{"city": bad}]), special=special)
+
+
 def test_what_a_schema_asks_beyond_the_engine_is_an_error_only_if_strict() -> None:
     odd = tool("odd", {"n": {"type": "string", "format": "phone"}}, ["n"])
     loose = lark(HERMES, [odd], REQUIRED, token_of=as_text)
