@@ -217,7 +217,7 @@ async def test_marks_of_images_cannot_be_forged() -> None:
     [
         ("image", look(noise(), "What?"), "takes image, not audio"),
         ("sound", look(picture(), "What?"), "takes audio, not image"),
-        ("image-mrope", look(picture(1, 1000, 1000), "What?"), "the context is 512 tokens"),
+        ("image-mrope", look(picture(1, 1000, 1000), "What?"), "512 tokens"),
     ],
 )
 async def test_what_cannot_be_read_is_refused(kind: Projector, prompt: Messages, says: str) -> None:
