@@ -2,6 +2,11 @@
 
 Safe from any thread. What is wrong in the text itself becomes an InvalidRequest here; what cannot
 be enforced is found when it is compiled (`constrain.py`).
+
+GBNF is translated by llguidance's own converter: a rule of characters only becomes a word of its
+lexer, which is read as far as it goes. So `name ::= [a-z ]+` swallows a `" says "` that follows it
+in another rule, where llama.cpp would try both; such a grammar has to exclude the space from the
+name.
 """
 
 from __future__ import annotations
@@ -22,10 +27,15 @@ JSON_SPACE = r"( |\n[ \t]{0,32})?"
 _LONGEST_GBNF = 1 << 15  # characters; its translation takes time with the square of its rules
 _RULE_OF_GBNF = re.compile(r"^\s*[a-zA-Z0-9_-]+\s*::=", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*(#|//).*$", re.MULTILINE)
-# One step of a GBNF text: a comment, or a character that may be escaped.
-_GBNF = re.compile(
-    r"#[^\n]*|\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})|\\.", re.DOTALL
+# The parts of a GBNF text that are not mere punctuation.
+_PARTS = re.compile(
+    r"""(?P<comment>\#[^\n]*)
+      | (?P<characters>"(?:\\.|[^"\\])*" | \[(?:\\.|[^\]\\])*\])
+      | (?P<times>\{[^}]*\})
+      | (?P<name>[a-zA-Z0-9_-]+)""",
+    re.DOTALL | re.VERBOSE,
 )
+_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})|\\.", re.DOTALL)
 _OF_SYNTAX = frozenset('"\\[]-^/\n\r\t')
 
 
@@ -86,10 +96,30 @@ def _of_gbnf(text: str) -> str:
             f"the grammar has {len(text)} characters, at most {_LONGEST_GBNF} are allowed",
             param="grammar",
         )
+    # Names as the translation writes them → as the client does; it calls the root "start".
+    names = {"root": "root", "start": ""}
+
+    def mend(found: re.Match[str]) -> str:
+        """Spell a part as llguidance's translation understands it."""
+        if found["comment"]:
+            return ""
+        if found["characters"]:
+            return _ESCAPE.sub(_plain, found[0])
+        name = found["name"]
+        if name is None:
+            return found[0]
+        # It tells neither `a-b` from `a_b` nor `aB` from `ab`.
+        plain = re.sub(r"([a-z])([A-Z])", r"\1_\2", name.replace("-", "_")).lower()
+        while names.setdefault(plain, name) != name:
+            plain += "_x"
+        return plain
+
     try:
-        return gbnf_to_lark(_GBNF.sub(_plain, text))
+        return gbnf_to_lark(_PARTS.sub(mend, text))
     except RecursionError as error:
         raise InvalidRequest("the grammar is nested too deeply", param="grammar") from error
+    except InvalidRequest:
+        raise
     except Exception as error:
         raise InvalidRequest(f"the grammar is not sound GBNF: {error}", param="grammar") from error
 
