@@ -83,6 +83,8 @@ def demanded(request: Generate, form: Format, prompt: str, token_of: TokenOf) ->
     reasoning = opened(form, prompt)
     if reasoning is None and (request.reasoning_budget == 0 or _closed(form, prompt)):
         form = msgspec.structs.replace(form, thinks=None)
+    if not prompt.endswith(form.given):
+        form = msgspec.structs.replace(form, given="")
     tools, choice = _tools_of(request), request.tool_choice
     if choice.mode == "required" or (tools and request.constraint is not None):
         constraint = None if choice.mode == "required" else request.constraint
