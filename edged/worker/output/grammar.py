@@ -50,9 +50,9 @@ def lark(
 ) -> str:
     """Return the grammar of a whole answer that calls at least one tool.
 
-    It goes on after a prompt that ends with `form.given`.
-    `tools` are OpenAI's, `choice` says which of them and how many calls. A block of reasoning may
-    come first if the model reasons (`form.thinks`); `opened`: the prompt has opened it already.
+    `tools` are OpenAI's, `choice` says which of them and how many calls. It goes on after a prompt
+    that ends with `form.given`. A block of reasoning may come first if the model reasons
+    (`form.thinks`); `opened`: the prompt has opened it already.
     With `constraint` the answer may be content that follows it instead of a call (JsonSchema and
     Regex only). Raises ValueError if `choice` allows none of the tools.
     """
