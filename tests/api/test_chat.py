@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from edged import errors
@@ -651,6 +652,17 @@ async def test_n_answers_have_seeds_of_their_own_and_one_prompt(
     usage = reply["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 6)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 2
+
+
+async def test_n_answers_differ_with_the_seed_of_the_model(
+    http: httpx.AsyncClient, box: PlayedBox
+) -> None:
+    name, plan = "guide", box.plan.models["guide"]
+    model = replace(plan.model, sampling=replace(plan.model.sampling, seed=3))
+    box.plan.models[name] = replace(plan, model=model)
+    await http.post(CHAT, json=asks(n=3))
+    # None: the supervisor's turn to say it.
+    assert [request.sampling.seed for _, request in box.asked] == [None, 4, 5]
 
 
 async def test_n_answers_stream_side_by_side(http: httpx.AsyncClient, box: PlayedBox) -> None:

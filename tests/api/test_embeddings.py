@@ -144,7 +144,7 @@ async def test_bad_embeddings_request_names_the_field(
 async def test_more_token_ids_than_the_context_are_refused_here(http: httpx.AsyncClient) -> None:
     found = error(await embed(http, input=[[1], [5] * 8193]))
     assert (found["code"], found["param"]) == ("context_length_exceeded", "input[1]")
-    assert "8193 tokens, the context is 8192" in found["message"]
+    assert "8193 tokens; this model's maximum context length is 8192" in found["message"]
 
 
 async def test_what_the_engine_refuses_reaches_the_client(

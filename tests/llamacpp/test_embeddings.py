@@ -247,7 +247,7 @@ async def test_input_beyond_the_context_names_both_figures_and_itself(trait: Tra
     async with running(launch(trait, context=100)) as engine:
         fitting = [9] * 100
         await embed(engine, fitting)
-        with pytest.raises(ContextLengthExceeded, match=r"101 tokens, the context is 100") as one:
+        with pytest.raises(ContextLengthExceeded, match=r"101 tokens; .* is 100 ") as one:
             await embed(engine, [9] * 101)
         with pytest.raises(ContextLengthExceeded) as many:
             await embed(engine, fitting, "word " * 500)

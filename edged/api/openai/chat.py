@@ -43,7 +43,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
         entry.plan, n=n, with_usage=parameters.wants_usage(wire), logprobs=bool(wire.logprobs)
     )
     generate = await media.loaded(entry, to_generate(wire), times=n)
-    requests = parameters.several([generate], n)
+    requests = parameters.several([generate], n, entry.plan.model.sampling)
     entry.exchange.stream = bool(wire.stream)
     return Answer(entry.box, entry.model, requests, reply, stream=bool(wire.stream), n=n)
 

@@ -35,7 +35,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     parameters.check_common(wire, entry.raw)
     n = wire.n or 1
     prompts = [to_generate(wire, prompt) for prompt in to_prompts(wire, entry.plan.context)]
-    requests = parameters.several(prompts, n)
+    requests = parameters.several(prompts, n, entry.plan.model.sampling)
     reply = TextReply(
         entry.plan,
         n_choices=len(requests),
@@ -97,7 +97,9 @@ def _to_prompt(wire: Any, context: int) -> Text | Tokens:
         return Text(wire)
     if isinstance(wire, list) and len(wire) > context:  # here: millions would hold up the loop
         raise errors.ContextLengthExceeded(
-            f"the prompt has {len(wire)} tokens, the context is {context} tokens", param="prompt"
+            f"the prompt has {len(wire)} tokens; this model's maximum context length is "
+            f"{context} tokens",
+            param="prompt",
         )
     if isinstance(wire, list) and wire and all(map(_is_token, wire)):
         return Tokens(wire)

@@ -105,7 +105,9 @@ def _input(wire: Any, context: int, param: str) -> Text | Tokens:
         return Text(wire)
     if len(wire) > context:
         raise errors.ContextLengthExceeded(
-            f"`{param}` has {len(wire)} tokens, the context is {context} tokens", param=param
+            f"`{param}` has {len(wire)} tokens; this model's maximum context length is "
+            f"{context} tokens",
+            param=param,
         )
     return Tokens(wire)
 

@@ -195,8 +195,10 @@ def constraint(wire: Common) -> Constraint | None:
     )
 
 
-def several(prompts: Sequence[Generate], n: int) -> list[Generate]:
+def several(prompts: Sequence[Generate], n: int, defaults: Sampling) -> list[Generate]:
     """Return `n` generations of each prompt; with a seed, each of them has its own.
+
+    `defaults`: the model's, which may have the seed.
 
     Raises InvalidRequest when that is too much for one request.
     """
@@ -206,11 +208,11 @@ def several(prompts: Sequence[Generate], n: int) -> list[Generate]:
             "send several requests",
             param="n" if n > 1 else "prompt",
         )
-    return [_numbered(prompt, i) for prompt in prompts for i in range(n)]
+    return [_numbered(prompt, i, defaults.seed) for prompt in prompts for i in range(n)]
 
 
-def _numbered(prompt: Generate, i: int) -> Generate:
-    seed = prompt.sampling.seed
+def _numbered(prompt: Generate, i: int, default_seed: int | None) -> Generate:
+    seed = default_seed if prompt.sampling.seed is None else prompt.sampling.seed
     if not i or seed is None:
         return prompt
     seed = (seed + i + 2**63) % 2**64 - 2**63

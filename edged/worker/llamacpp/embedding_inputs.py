@@ -111,8 +111,9 @@ class InputReader:
     def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
         with_query = " together with the query" if param.startswith("documents") else ""
         return ContextLengthExceeded(
-            f"`{param}` has {n_tokens} tokens{with_query}, the context is {self._context} tokens; "
-            "shorten it, cut it into pieces, or raise `context` of this model where the model "
+            f"`{param}` has {n_tokens} tokens{with_query}; this model's maximum context length is "
+            f"{self._context} tokens; shorten it, cut it into pieces, or raise `context` of this "
+            "model where the model "
             "allows more",
             param=param,
         )

@@ -308,8 +308,10 @@ class Preparer:
 
     def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
-            f"the prompt has {n_tokens} tokens, the context is {self._context} tokens, "
-            "prompt and answer together; shorten the prompt or raise `context` of this model",
+            # clients know this error by the words "this model's maximum context length is"
+            f"the prompt has {n_tokens} tokens; this model's maximum context length is "
+            f"{self._context} tokens, prompt and answer together; shorten the prompt or raise "
+            "`context` of this model",
             param=param,
         )
 
