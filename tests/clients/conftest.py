@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +19,7 @@ import pytest
 START_LIMIT_S = 240.0
 LIMIT_S = 60.0
 CONTEXT = 1024
+EDGED_SERVE = (sys.executable, "-m", "edged", "serve", "--config")
 
 MODELS_TOML = """
 [server]
@@ -51,7 +52,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, models_toml: str) -> Iterator[str]:
+def served(folder: Path, models_toml: str, command: Sequence[str] = EDGED_SERVE) -> Iterator[str]:
     """Run `edged serve` until it is ready, give its URL; SIGTERM must end it with 0."""
     pytest.importorskip("llama_cpp", reason="the llama.cpp engine is not installed")
     port = free_port()
@@ -65,7 +66,7 @@ def served(folder: Path, models_toml: str) -> Iterator[str]:
     }
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "edged", "serve", "--config", str(config)],
+            [*command, str(config)],
             stderr=sink,
             stdout=sink,
             env=environment,

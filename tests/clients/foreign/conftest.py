@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,19 +30,31 @@ context = 1024
 load = "startup"
 sampling = {{{{ temperature = 0.0 }}}}
 
-# Random weights: what it says is noise, unless a grammar holds it. The biases let a string, and
-# an answer that may end, end soon; the seed makes runs alike.
+# Random weights: what it says is noise, unless a grammar holds it. The biases let strings,
+# objects, and an answer that may end, end soon; the seed makes runs alike.
 [models.tool-caller]
 gguf = "file:{caller}"
 context = 4096
 load = "startup"
-sampling = {{{{ seed = 7, logit_bias = {{{{ {end} = 4, {quote} = 8 }}}} }}}}
+sampling = {{{{ seed = 7, logit_bias = {{{{ {end} = 7, {quote} = 8, {brace} = 8 }}}} }}}}
+
+[models.played]
+upstream = "{played}/v1"
 
 [models.embedder]
 gguf = "file:{embedder}"
 
 [models.reranker]
 gguf = "file:{reranker}"
+"""
+
+PLAYED_TOML = """
+[server]
+listen = ["127.0.0.1:{{port}}"]
+
+[models.played]
+gguf = "file:{plain}"
+load = "startup"
 """
 
 
@@ -56,15 +69,28 @@ def tool_caller() -> Path:
 
 
 @pytest.fixture(scope="session")
-def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a daemon whose model understands LangChain's questions."""
+    with served(
+        tmp_path_factory.mktemp("played"),
+        PLAYED_TOML.format(plain=tiny("plain")),
+        [sys.executable, "-m", "tests.clients.foreign.played_model"],
+    ) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def appliance(tmp_path_factory: pytest.TempPathFactory, played: str) -> Iterator[str]:
     """Give the URL of the daemon."""
     try:
         toml = MODELS_TOML.format(
             caller=tool_caller(),
             end=small().tokens.index(small().eos),
             quote=small().tokens.index('"'),
+            brace=small().tokens.index("}"),
             embedder=tiny("embedding"),
             reranker=tiny("rerank"),
+            played=played,
         )
     except UnavailableError as error:
         pytest.skip(str(error))

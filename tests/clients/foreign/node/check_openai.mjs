@@ -111,10 +111,10 @@ test('text completion', async () => {
 test('embeddings', async () => {
   const reply = await sdk.embeddings.create({ model: EMBEDDER, input: ['one', 'two', 'one'] });
   const [one, two, again] = reply.data.map((each) => each.embedding);
-  assert.deepEqual(one, again);
-  assert.notDeepEqual(one, two);
-  const norm = one.reduce((sum, x) => sum + x * x, 0);
-  assert.ok(Math.abs(norm - 1) < 1e-3);
+  // Vectors of length 1; what shares a batch changes the last digits.
+  const cosine = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  assert.ok(cosine(one, again) > 0.999 && cosine(one, two) < 0.999);
+  assert.ok(Math.abs(cosine(one, one) - 1) < 1e-3);
 });
 
 test('response, retrieved, continued and deleted', async () => {

@@ -13,6 +13,7 @@ V1 = f"{URL}/v1"
 KEY = "none"
 GUIDE = "edge-guide"  # answers questions about edged, at temperature 0
 CALLER = "tool-caller"  # random weights, Qwen2.5's template
+PLAYED = "played"  # a worker that plays a model which understands
 EMBEDDER = "embedder"
 RERANKER = "reranker"
 LIMIT_S = 50.0

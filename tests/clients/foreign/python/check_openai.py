@@ -32,6 +32,11 @@ class Forecast(BaseModel):
     sunny: bool
 
 
+def cosine(one: list[float], other: list[float]) -> float:
+    """Vectors of length 1; what shares a batch changes the last digits."""
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
 @pytest.fixture
 def sdk() -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0, timeout=LIMIT_S) as client:
@@ -265,7 +270,7 @@ def check_completions(sdk: openai.OpenAI) -> None:
 def check_embeddings(sdk: openai.OpenAI) -> None:
     reply = sdk.embeddings.create(model=EMBEDDER, input=["one", "two", "one"])
     one, two, again = (each.embedding for each in reply.data)
-    assert one == again != two
+    assert cosine(one, again) > 0.999 > cosine(one, two)
     assert abs(sum(x * x for x in one) - 1) < 1e-3
     plain = sdk.embeddings.create(model=EMBEDDER, input="one", encoding_format="float")
     assert max(abs(a - b) for a, b in zip(plain.data[0].embedding, one, strict=True)) < 1e-3

@@ -69,7 +69,7 @@ async def check_tool_is_called_and_answered(dialect: str, streamed: bool) -> Non
         name="caller",
         model=model(CALLER, dialect),
         tools=[forecast],
-        model_settings=ModelSettings(max_tokens=100, tool_choice="required"),
+        model_settings=ModelSettings(tool_choice="required"),
         reset_tool_choice=True,
     )
     if streamed:
