@@ -12,6 +12,7 @@ from edged.store.gguf import GgufHeader, read_any
 
 Medium = Literal["image", "audio"]
 
+KEPT_BYTES = 64 << 20  # of vectors, by the worker: the same image is encoded once
 _F32 = 4
 # Projectors that take an image as large as it is get 4,096 tokens at most, of four patches.
 _MOST_PATCHES = 4096 * 4
@@ -28,7 +29,7 @@ class Projector(Struct, frozen=True):
 
     media: tuple[Medium, ...]
     weights_bytes: int
-    compute_bytes: int  # scratch while one image or sound is read; an upper bound
+    compute_bytes: int  # scratch for one image or sound, and what is kept of the last ones; at most
 
 
 def read_projector(path: Path) -> Projector:
@@ -51,7 +52,7 @@ def read_projector(path: Path) -> Projector:
     return Projector(
         media=tuple(media),
         weights_bytes=header.weights_bytes,
-        compute_bytes=_vision_bytes(header) + _audio_bytes(header),
+        compute_bytes=_vision_bytes(header) + _audio_bytes(header) + KEPT_BYTES,
     )
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from edged.errors import InvalidRequest
 from edged.protocol import Media
+from edged.store.projector import KEPT_BYTES
 from edged.worker.engine import BadModelError
+from edged.worker.llamacpp import multimodal
 from edged.worker.llamacpp.multimodal import Piece
 from edged.worker.llamacpp.runner import Decoded, Runner
 from edged.worker.llamacpp.sound import to_mono
@@ -90,6 +92,21 @@ def test_equal_content_is_encoded_once() -> None:
             pieces = [p for p in runner.projector.read(media.picture(seed)) if isinstance(p, Piece)]
             runner.projector.encode(pieces)
         assert runner.projector.n_encoded == 2
+
+
+def test_plan_counts_what_is_kept() -> None:
+    assert multimodal._KEPT_BYTES == KEPT_BYTES
+
+
+def test_kept_vectors_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multimodal, "_KEPT_BYTES", 2 * 16 * 64 * 4)  # two images
+    with media.opened(media.seeing("image")) as runner:
+        assert runner.projector
+        for seed in (1, 2, 3, 3, 2, 1):
+            pieces = [p for p in runner.projector.read(media.picture(seed)) if isinstance(p, Piece)]
+            runner.projector.encode(pieces)
+        assert runner.projector.n_encoded == 4
+        assert len(runner.projector._kept) == 2
 
 
 def test_nobody_left_to_wait_stops_the_encoding() -> None:
