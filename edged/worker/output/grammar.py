@@ -32,7 +32,7 @@ TokenOf = Callable[[str], int | None]
 
 _ANY = "/(?s:.*)/"
 # What stands before content, in families that mark it.
-_CONTENT = {"gpt-oss": "<|channel|>final<|message|>", "functionary-v3.2": "all\n"}
+_CONTENT = {"gpt-oss": "<|channel|>final<|message|>", "functionary-v3.2": ">>>all\n"}
 # Room for the layouts that models were trained on, but not for white space without an end.
 _SPACE = r"[ \n]{1,24}"
 _QUOTED = '", '  # after a string, before the next key
@@ -154,7 +154,7 @@ class _Writer:
         return f"{before} {self.until('<|end|>')} {self.literal('<|start|>assistant')}"
 
     def content(self, constraint: Constraint, form: Format) -> str:
-        before = _CONTENT.get(form.name, "")
+        before = _CONTENT.get(form.name, "").removeprefix(form.given)
         match constraint:
             case JsonSchema(schema):
                 return f"{self.literal(before)} {self.rule(f'%json {_json(schema)}')}"
