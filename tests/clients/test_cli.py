@@ -45,7 +45,8 @@ def test_help_lists_the_commands() -> None:
 def test_serving_process_loads_no_command_line_no_client_and_no_engine() -> None:
     code = (
         "import sys, edged.cli, edged.cli.serve, edged.daemon;"
-        "print(*sorted({'typer', 'httpx', 'httpcore', 'llama_cpp', 'torch', 'numpy', 'gguf', 'PIL'} "
+        "print(*sorted({'typer', 'httpx', 'httpcore', 'llama_cpp', 'torch', 'numpy', 'gguf',"
+        "'PIL'} "
         "& set(sys.modules)))"
     )
     ran = subprocess.run(
