@@ -10,6 +10,7 @@ import pytest
 from edged.config.keys import OutputFormat
 from edged.worker.output import FORMATS, SHOWN_TOKENS, find
 from edged.worker.output.syntax import MARKERS, Harmony
+from tests.models.cache import UnavailableError
 from tests.models.source import llama_cpp_source
 
 # Every template that ships with llama.cpp and shows tools or calls: its family, and the tag with
@@ -70,7 +71,10 @@ WITHOUT_TOOLS = {"deepseek-ai-DeepSeek-V3.1", "deepseek-ai-DeepSeek-R1-Distill-Q
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return llama_cpp_source() / "vendor/llama.cpp/models/templates"
+    try:
+        return llama_cpp_source() / "vendor/llama.cpp/models/templates"
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
