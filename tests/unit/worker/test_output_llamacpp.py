@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
