@@ -121,7 +121,7 @@ DEFAULTS = Sampling(
 )
 
 
-class Media(Struct, frozen=True, omit_defaults=True):
+class Media(Struct, frozen=True, omit_defaults=True, weakref=True):
     """An image or a sound, decoded by the daemon: the worker parses nothing that a client sent."""
 
     kind: Literal["image", "audio"]

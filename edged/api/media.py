@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,7 @@ from edged.protocol import Generate, Media, Messages
 
 MOST = 32  # images and sounds of one request
 MOST_BYTES = 128 << 20  # of them together, decoded; a frame to the worker holds twice as much
+MOST_HELD_BYTES = 512 << 20  # decoded, of all requests that run or wait
 _FETCHING_LIMIT_S = 30.0  # all of one request
 
 _DATA = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*)", re.IGNORECASE)
@@ -86,7 +88,7 @@ async def load(entry: Entry, prompt: Messages, *, times: int = 1) -> Messages:
     """Return the conversation with its images and sounds decoded; one without any as it is.
 
     `times`: how often it goes to the worker. Raises InvalidRequest or UnsupportedParameter with
-    the `param` of the part that is to blame.
+    the `param` of the part that is to blame, QueueFull while others hold too much.
     """
     parts = list(_media_parts(prompt))
     if not parts:
@@ -97,10 +99,12 @@ async def load(entry: Entry, prompt: Messages, *, times: int = 1) -> Messages:
     try:
         async with asyncio.timeout(None) as limit:
             for part in parts:
+                _check_held()
                 data = await _bytes_of(entry, part, limit)
                 one = await asyncio.get_running_loop().run_in_executor(
                     _THREADS, _decode, part, data
                 )
+                _held.append(weakref.ref(one))
                 n_bytes += len(one.data) * times
                 if n_bytes > MOST_BYTES:
                     many = f", for {times} choices" if times > 1 else ""
@@ -155,6 +159,20 @@ def _check(plan: ModelPlan, parts: list[dict[str, Any]]) -> None:
         raise errors.InvalidRequest(
             f"{len(parts)} images and sounds in one request; at most {MOST} are taken",
             param=parts[MOST]["param"],
+        )
+
+
+_held: list[weakref.ref[Media]] = []  # what is decoded and not gone yet; the loop's
+
+
+def _check_held() -> None:
+    """Refuse another image while the requests under way hold as many as the daemon may."""
+    alive = [(ref, one) for ref in _held if (one := ref()) is not None]
+    _held[:] = [ref for ref, _ in alive]
+    if sum(len(one.data) for _, one in alive) >= MOST_HELD_BYTES:
+        raise errors.QueueFull(
+            "the images and sounds of the requests under way fill the memory that there is for "
+            "them; try again"
         )
 
 

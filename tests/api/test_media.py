@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import shutil
 import ssl
 import subprocess
@@ -235,6 +236,21 @@ async def test_too_many_pixels_are_refused(
     assert error["param"] == "messages[0].content[3].image_url.url"
     error = await refusal(http, asks(*parts) | {"n": 2})
     assert "2 choices" in error["message"]
+
+
+async def test_images_of_all_requests_have_a_limit(
+    http: httpx.AsyncClient, box: PlayedBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.collect()
+    media._check_held()
+    before = sum(len(one.data) for ref in media._held if (one := ref()))
+    monkeypatch.setattr(media, "MOST_HELD_BYTES", before + 2 * 40 * 20 * 3)
+    body = asks(files.part(files.image()))
+    assert [(await http.post(CHAT, json=body)).status_code for _ in range(3)] == [200, 200, 429]
+    assert "retry-after" in (await http.post(CHAT, json=body)).headers
+    box.asked.clear()  # as when those requests are over
+    gc.collect()
+    assert (await http.post(CHAT, json=body)).status_code == 200
 
 
 @pytest.mark.parametrize(
