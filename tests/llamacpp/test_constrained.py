@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import msgspec
+import numpy as np
 import pytest
 
 from edged.protocol import (
@@ -24,7 +25,11 @@ from edged.protocol import (
     ToolChoice,
 )
 from edged.worker import output
+from edged.worker.llamacpp import library
+from edged.worker.llamacpp.constrain import Grammars
 from edged.worker.llamacpp.engine import LlamaCppEngine
+from edged.worker.llamacpp.grammar_text import text_of
+from edged.worker.llamacpp.vocabulary import Vocab
 from tests.llamacpp.support import (
     EDGE_GUIDE,
     GREEDY,
@@ -39,6 +44,8 @@ from tests.llamacpp.support import (
     running,
     wait_for,
 )
+from tests.models.cache import UnavailableError
+from tests.models.source import llama_cpp_vocabulary
 from tests.models.tiny import tiny
 
 pytestmark = needs_llama_cpp
@@ -572,6 +579,46 @@ async def test_abort_in_the_middle_leaves_nothing(random_engine: LlamaCppEngine)
     assert not random_engine._generations
     answer = await ask(random_engine, "Hi", constraint=Regex("[a-c]{3}"))
     assert re.fullmatch("[a-c]{3}", answer.content)
+
+
+# ── vocabularies ──
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "deepseek-llm", "qwen2"])
+async def test_grammar_knows_every_kind_of_vocabulary(name: str) -> None:
+    """With a space before every word, with bytes as tokens, with 152,000 of them."""
+    lib = library.open_library()
+    settings = lib.llama_model_default_params()
+    settings.vocab_only = True
+    try:
+        path = llama_cpp_vocabulary(name)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    model = lib.llama_model_load_from_file(str(path).encode(), settings)
+    vocab = Vocab(lib, model, output.SHOWN_TOKENS)
+    schema = {
+        "type": "object",
+        "properties": {
+            "a key of several words, 你好": {"const": "the one and only välue 🦊"},
+            "n": {"type": "integer", "minimum": -999, "maximum": 999},
+            "s": {"type": "string", "maxLength": 12},
+        },
+        "required": ["a key of several words, 你好", "n", "s"],
+        "additionalProperties": False,
+    }
+    grammars = Grammars(vocab)
+    for seed in range(5):
+        guide = await grammars.guide(text_of(JsonSchema(schema)), "response_format")
+        dice = np.random.default_rng(seed)
+        written = b""
+        while not guide.over:
+            row = dice.normal(size=vocab.n_tokens).astype(np.float32)
+            guide.narrow(row)
+            token = int(row.argmax())
+            guide.take(token)
+            written += vocab.piece(token)
+        jsonschema.validate(json.loads(written), schema)
+    grammars.close()
 
 
 # ── what cannot be enforced ──
