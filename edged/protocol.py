@@ -320,7 +320,8 @@ class Chosen(Likelihood, frozen=True):
 class Delta(Struct, frozen=True, tag="delta", omit_defaults=True):
     """A piece of the answer: whole UTF-8 characters, never a part of a stop string.
 
-    The kinds follow each other as reasoning, content, calls; one piece may hold several.
+    The kinds follow each other as reasoning, content, calls; one piece may hold several. Where no
+    grammar holds a model to its calls, it may write content after them.
     """
 
     id: int
