@@ -58,7 +58,7 @@ def problems(exchange: Exchange) -> list[str]:
             found += _error(json.loads(exchange.body), path)
         elif exchange.content_type.startswith("text/event-stream"):
             found += _stream(exchange, path)
-        elif exchange.whole:
+        elif exchange.whole and exchange.content_type.startswith("application/json"):
             found += _body(exchange, path)
     except (ValidationError, ValueError, TypeError, KeyError) as error:
         found.append(f"{type(error).__name__}: {error}")

@@ -25,7 +25,7 @@ from schemathesis.generation import GenerationMode
 
 from appliance import LIMIT_S, URL
 
-EXAMPLES = 40
+EXAMPLES = 25
 KNOWN_STATUS = {200, 204, 400, 404, 405, 409, 413, 415}
 
 config = SchemathesisConfig(
