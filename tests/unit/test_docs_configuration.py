@@ -59,7 +59,9 @@ def test_defaults_in_the_tables_are_the_defaults_in_the_code() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|", TEXT, re.MULTILINE))
     assert len(rows) > 10
     lines = {key: f"{key} = {value}" for key, value in rows.items()}
-    server = [lines[key] for key in ("listen", "auth", "max_body", "responses_keep", "responses_max")]
+    server = [
+        lines[key] for key in ("listen", "auth", "max_body", "responses_keep", "responses_max")
+    ]
     model = [lines[key] for key in MODEL if key in lines]
     llamacpp = [f"llamacpp.{lines[key]}" for key in MODEL["llamacpp"] if key in lines]  # type: ignore[union-attr]
     source = 'gguf = "file:/a"'
