@@ -15,7 +15,7 @@ test: setup-dev  ## every test that needs no GPU and no root (ARGS="-k name" for
 	$(BIN)/python -m pytest $(ARGS)
 
 test-clients: setup-dev ## foreign SDKs and suites, Python and Node, against a running daemon (ARGS="-k litellm")
-	$(BIN)/python -m pytest tests/clients/foreign $(ARGS)
+	$(BIN)/python -m pytest -o verbosity_subtests=1 tests/clients/foreign $(ARGS)
 
 check: setup-dev ## format, lint, types, import table, documentation
 	$(BIN)/ruff format --check .
