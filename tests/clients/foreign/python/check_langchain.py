@@ -50,6 +50,10 @@ class Standard(ChatModelIntegrationTests):
         return True
 
     @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
     def supports_model_override(self) -> bool:
         return True
 
