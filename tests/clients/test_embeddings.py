@@ -110,7 +110,7 @@ def test_dimensions_are_the_first_ones(sdk: openai.OpenAI) -> None:
 
 
 def test_too_long_input_names_its_place(sdk: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="context is 512 tokens") as caught:
+    with pytest.raises(openai.BadRequestError, match="context length is 512 tokens") as caught:
         sdk.embeddings.create(model="words", input=["a", "word " * 600])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input[1]")
 

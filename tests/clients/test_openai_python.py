@@ -111,14 +111,20 @@ def test_prompt_beyond_the_context_is_a_bad_request_with_both_figures(sdk: opena
 
 
 @pytest.mark.parametrize(
-    "more", [{"temperature": 9}, {"n": 2}, {"logprobs": True}, {"tools": [{"type": "function"}]}]
+    ("more", "param"),
+    [
+        ({"temperature": 9}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ],
 )
 def test_parameter_that_cannot_be_honoured_is_a_bad_request(
-    sdk: openai.OpenAI, more: dict[str, Any]
+    sdk: openai.OpenAI, more: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         sdk.chat.completions.create(model=MODEL, messages=QUESTION, extra_body=more)
-    assert caught.value.param == next(iter(more))
+    assert caught.value.param == param
 
 
 def test_stop_string_ends_the_answer_and_is_not_in_it(sdk: openai.OpenAI) -> None:

@@ -329,7 +329,7 @@ async def test_document_beyond_the_context_names_itself(trait: Trait) -> None:
         with pytest.raises(ContextLengthExceeded, match="together with the query") as caught:
             await rerank(engine, "q", ["d", "word " * 98])
         assert caught.value.param == "documents[1]"
-        with pytest.raises(ContextLengthExceeded, match="context is 100"):
+        with pytest.raises(ContextLengthExceeded, match="context length is 100"):
             await rerank(engine, "word " * 100, ["d"])
 
 

