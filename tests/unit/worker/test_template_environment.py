@@ -7,7 +7,7 @@ import jinja2
 import jinja2.exceptions
 import pytest
 
-from edged.worker.template_environment import ENVIRONMENT, LARGEST, Limited, render
+from edged.worker.template.environment import ENVIRONMENT, LARGEST, Limited, render
 
 
 def run(source: str, limit_s: float = 0.1, **variables: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from edged.errors import InvalidRequest
 from edged.protocol import Messages
 from edged.worker.template import CHATML, Template
-from edged.worker.template_repair import short_id
+from edged.worker.template.repair import short_id
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 LATE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, SYSTEM]

@@ -1,9 +1,9 @@
 """Chat templates: messages in, prompt text out, the way Hugging Face renders them.
 
 The template is the model's own Jinja program, taken from its file; some files carry a set of
-them. It runs in a sandbox (`template_environment`) on messages in one form (`template_messages`);
-what it can render was tried when the model was loaded (`template_traits`), and what it cannot is
-said in another way (`template_repair`). What it refuses even so becomes a 400 with its reason.
+them. It runs in a sandbox (`environment.py`) on messages in one form (`messages.py`);
+what it can render was tried when the model was loaded (`traits.py`), and what it cannot is
+said in another way (`repair.py`). What it refuses even so becomes a 400 with its reason.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import msgspec
 from edged.errors import InvalidRequest
 from edged.protocol import Messages
 from edged.worker.guard import Guard
-from edged.worker.template_environment import ENVIRONMENT, render
-from edged.worker.template_messages import (
+from edged.worker.template.environment import ENVIRONMENT, render
+from edged.worker.template.messages import (
     Message,
     checked_documents,
     checked_tools,
     normal_form,
     text_of,
 )
-from edged.worker.template_repair import repair, with_descriptions
-from edged.worker.template_traits import Traits, probe, tool_variables
+from edged.worker.template.repair import repair, with_descriptions
+from edged.worker.template.traits import Traits, probe, tool_variables
 
 CHATML = (
     "{%- for message in messages %}"

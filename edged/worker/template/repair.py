@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from edged.worker.template_messages import REASONING, Message, parts_of, text_of
-from edged.worker.template_traits import CallForm, Traits, tool_variables
+from edged.worker.template.messages import REASONING, Message, parts_of, text_of
+from edged.worker.template.traits import CallForm, Traits, tool_variables
 
 _BETWEEN = "\n\n"  # between what were two messages
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
@@ -52,7 +52,7 @@ def repair(
 ) -> tuple[list[Message], dict[str, Any]]:
     """Return the messages as the template takes them, and the variables that show it the tools.
 
-    The messages are in normal form (`template_messages`).
+    The messages are in normal form (`messages.py`).
     """
     messages = [dict(message) for message in messages]
     for message in messages:

@@ -49,7 +49,7 @@ class CallForm(Struct, frozen=True):
 
 
 class Traits(Struct, frozen=True):
-    """What a template takes. Where one is missing, `template_repair` finds another way."""
+    """What a template takes. Where one is missing, `repair.py` finds another way."""
 
     no_tools: dict[str, Any]  # the variables of a request without tools
     text: frozenset[str]  # roles whose content may be a string
