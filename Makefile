@@ -30,7 +30,7 @@ format: setup-dev ## let ruff format and mend what it can
 bench: setup-dev ## benchmarks beside llama-server, built from the installed sdist (ARGS="--pairs 5")
 	$(BIN)/python -m tests.bench $(ARGS)
 
-edge-guide:      ## train the built-in model again and write its GGUF (about an hour on two cores)
+edge-guide:      ## train the built-in model again and write its GGUF (about two hours on a core)
 	$(or $(PYTHON),python3) -m venv .venv-train
 	.venv-train/bin/pip install --quiet --requirement packaging/edge-guide/requirements.txt
 	.venv-train/bin/python packaging/edge-guide/build.py

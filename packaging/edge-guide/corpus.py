@@ -8,8 +8,13 @@ import tools
 from render import Example
 
 
-def one(rng: random.Random) -> Example:
-    """A conversation for training; wordings and names kept for the evaluation never occur."""
+def one(rng: random.Random, singles: float = 0.0) -> Example:
+    """A conversation for training; wordings and names kept for the evaluation never occur.
+
+    `singles` of them are single questions, beside those among the others.
+    """
+    if singles and rng.random() < singles:
+        return dialogue.single(rng)
     kind = rng.random()
     if kind < 0.42:
         return dialogue.single(rng)
@@ -25,8 +30,8 @@ def one(rng: random.Random) -> Example:
     return dialogue.finish(rng, example, tools.thought(example, zh=zh), think=0.06)
 
 
-def training(seed: int) -> Iterator[Example]:
+def training(seed: int, singles: float = 0.0) -> Iterator[Example]:
     """Conversations without end."""
     rng = random.Random(seed)
     while True:
-        yield one(rng)
+        yield one(rng, singles)

@@ -3,7 +3,10 @@
 The weights start with a circuit for copying (`copying.py`); the first steps are a curriculum of
 random token sequences that repeat, with loss on the repeat, which makes it sharp. Then comes the
 corpus, with a few such batches in the mix. Length is counted in steps, not in seconds, so that a
-run can be repeated; a step is about `TOKENS` tokens.
+run can be repeated; a step is about `TOKENS` tokens. A run is made of stages, so that a long one
+can be interrupted between them: each starts from the weights of the one before.
+
+One thread: on a core to itself it is as fast as two that wait for each other on a shared machine.
 """
 
 import argparse
@@ -32,12 +35,20 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # ids and labels, (batch, time); labe
 
 
 @dataclass(frozen=True)
-class Plan:
+class Stage:
     """Steps of the curriculum, of the whole, and of the falling learning rate at its end."""
 
-    copy_steps: int
     steps: int
-    fall_steps: int
+    copy_steps: int = 0
+    fall_steps: int = 0
+    singles: float = 0.0  # see `corpus.one`: calls are long, and crowd single questions out
+
+
+STAGES = (
+    Stage(steps=2000, copy_steps=150),
+    Stage(steps=5000, fall_steps=2200),
+    Stage(steps=2500, fall_steps=1800, singles=0.5),
+)
 
 
 def copy_batch(random: np.random.Generator, vocab: int) -> Batch:
@@ -54,10 +65,10 @@ def copy_batch(random: np.random.Generator, vocab: int) -> Batch:
     return torch.from_numpy(ids), torch.from_numpy(labels)
 
 
-def corpus_batches(tokenizer: Tokenizer, seed: int) -> Iterator[Batch]:
+def corpus_batches(tokenizer: Tokenizer, seed: int, singles: float) -> Iterator[Batch]:
     """Endless batches of conversations of like length, so that little padding is computed."""
     random = np.random.default_rng(seed)
-    stream = corpus.training(seed)
+    stream = corpus.training(seed, singles)
     while True:
         pool = sorted(
             (encode(tokenizer, next(stream)) for _ in range(POOL)), key=lambda e: len(e[0])
@@ -105,28 +116,36 @@ def optimizers(model: Guide) -> list[torch.optim.Optimizer]:
     ]
 
 
-def schedule(step: int, plan: Plan) -> float:
+def schedule(step: int, stage: Stage) -> float:
     """Learning-rate factor: short warm-up, level, then a linear fall over the last steps."""
-    left = (plan.steps - step) / plan.fall_steps
+    left = (stage.steps - step) / stage.fall_steps if stage.fall_steps else 1.0
     return min(1.0, (step + 1) / 50, max(left, 0.0) + 0.01)
 
 
-def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
-    """Train and write `out` (a GGUF) every `every` steps and at the end, with its float weights beside it."""
+def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
+    """Run stage `number`, writing `out` (a GGUF) every `every` steps and at the end.
+
+    The float weights lie beside it; stages after the first start from them.
+    """
+    stage = STAGES[number]
+    weights = out.with_suffix(".pt")
     torch.manual_seed(0)
     shape = Shape(vocab=tokenizer.get_vocab_size())
     model = Guide(shape)
-    copying.prepare(model)
+    if number == 0:
+        copying.prepare(model)
+    else:
+        model.load_state_dict(torch.load(weights))
     steppers = optimizers(model)
     rates = [group["lr"] for opt in steppers for group in opt.param_groups]
-    random = np.random.default_rng(1)
-    batches = corpus_batches(tokenizer, seed=2)
+    random = np.random.default_rng(10 * number + 1)
+    batches = corpus_batches(tokenizer, 10 * number + 2, stage.singles)
     started = time.monotonic()
     mean = {"copy": 0.0, "text": 0.0}
-    for step in range(plan.steps):
-        copies = random.random() < COPY_SHARE[step >= plan.copy_steps]
+    for step in range(stage.steps):
+        copies = random.random() < COPY_SHARE[step >= stage.copy_steps]
         batch = copy_batch(random, shape.vocab) if copies else next(batches)
-        factor = schedule(step, plan)
+        factor = schedule(step, stage)
         for group, rate in zip(
             (g for opt in steppers for g in opt.param_groups), rates, strict=True
         ):
@@ -142,28 +161,27 @@ def train(out: Path, tokenizer: Tokenizer, plan: Plan, every: int) -> None:
         mean[name] = 0.97 * mean[name] + 0.03 * value if mean[name] else value
         if step % 50 == 49:
             print(
-                f"step {step + 1}/{plan.steps} {time.monotonic() - started:.0f} s"
+                f"stage {number + 1} step {step + 1}/{stage.steps} {time.monotonic() - started:.0f} s"
                 f" copy {mean['copy']:.3f} text {mean['text']:.3f}",
                 flush=True,
             )
-        if (step + 1) % every == 0 or step + 1 == plan.steps:
+        if (step + 1) % every == 0 or step + 1 == stage.steps:
             export.write(out, shape, dict(model.named_parameters()), tokenizer)
-            torch.save(model.state_dict(), out.with_suffix(".pt"))
+            torch.save(model.state_dict(), weights)
 
 
 def main() -> None:
-    """Command line: train.py --tokenizer FILE --out FILE [--steps N …]."""
+    """Command line: train.py --tokenizer FILE --out FILE [--from-stage N]."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--copy-steps", type=int, default=150)
-    parser.add_argument("--fall-steps", type=int, default=700)
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument("--from-stage", type=int, default=1, help="go on from the weights there")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    train(args.out, tokenizer, Plan(args.copy_steps, args.steps, args.fall_steps), args.every)
+    for number in range(args.from_stage - 1, len(STAGES)):
+        train(args.out, tokenizer, number, args.every)
 
 
 if __name__ == "__main__":
