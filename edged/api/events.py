@@ -157,6 +157,7 @@ class Answer:
         self._ping_due = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._sent_s = time.perf_counter()
+        self._sending_s: float | None = None  # since when a piece waits for the client
         self._n_prompts: dict[int, int] = {}  # tokens of each prompt
         self._n_completion = 0
         self._last_s: dict[int, float] = {}
@@ -223,30 +224,32 @@ class Answer:
         await send_json(send, self._reply.whole(choices))
 
     async def _write_stream(self, send: Send) -> None:
-        opened = ended = False
-        self._ping()
         try:
-            while not (ended or self._gone):
-                await self._wait()
-                if self._error and not opened:
-                    raise self._error
-                ended = bool(self._finish or self._error)
-                body = self._next_bytes()
-                if not body:
-                    continue
-                if not opened:
-                    opened = True
-                    await send(
-                        {"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS}
-                    )
-                async with asyncio.timeout(STALLED_CLIENT_S):
-                    await send({"type": "http.response.body", "body": body, "more_body": not ended})
-                self._sent_s = time.perf_counter()
+            async with asyncio.timeout(None) as self._limit:
+                self._ping()
+                await self._write_pieces(send)
         except TimeoutError:  # the server closes a connection whose response is not complete
             self._error = errors.ClientTooSlow("the client takes no bytes")
         finally:
             if self._ping_timer:
                 self._ping_timer.cancel()
+
+    async def _write_pieces(self, send: Send) -> None:
+        opened = ended = False
+        while not (ended or self._gone):
+            await self._wait()
+            if self._error and not opened:
+                raise self._error
+            ended = bool(self._finish or self._error)
+            body = self._next_bytes()
+            if not body:
+                continue
+            if not opened:
+                opened = True
+                await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+            self._sending_s = time.perf_counter()
+            await send({"type": "http.response.body", "body": body, "more_body": not ended})
+            self._sent_s, self._sending_s = time.perf_counter(), None
 
     def _next_bytes(self) -> bytes:
         """Return everything that came since the last call, in its wire form."""
@@ -270,8 +273,16 @@ class Answer:
         return b"".join(parts)
 
     def _ping(self) -> None:
-        """Ask for a comment line when nothing was sent for PING_S; runs as a timer of the loop."""
-        idle_s = time.perf_counter() - self._sent_s
+        """Ask for a comment line when nothing was sent for PING_S; runs as a timer of the loop.
+
+        It looks after clients that take no bytes as well: a timer for each piece costs a tenth of
+        all that a stream costs.
+        """
+        now_s = time.perf_counter()
+        if self._sending_s is not None and now_s - self._sending_s >= STALLED_CLIENT_S:
+            self._limit.reschedule(asyncio.get_running_loop().time())
+            return
+        idle_s = now_s - self._sent_s
         if idle_s >= PING_S:
             self._ping_due = True
             self._wake.set()

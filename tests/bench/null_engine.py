@@ -27,7 +27,7 @@ from edged.protocol import (
 _READ_BYTES = 1 << 16
 _BUFFERED_BYTES = 1 << 16
 _STATS_S = 1.0
-_ROUND_S = 0.002  # slow enough that the daemon does not join pieces for readers that are behind
+_ROUND_S = 0.0005  # more than the daemon can carry away, less than makes it join pieces
 
 
 class NullEngine:
