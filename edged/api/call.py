@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from edged import errors
 from edged.api.box import box_of
-from edged.api.events import send_json
+from edged.api.events import disconnected, send_json
 from edged.api.exchange import Exchange
 from edged.protocol import Call, Failed, Usage
 
@@ -27,7 +27,7 @@ async def call(
     Raises EdgedError; ClientGone when nobody waits any more, and then the call is aborted.
     """
     answer = asyncio.create_task(_first(request, model, wanted))
-    watch = asyncio.create_task(_left(request))
+    watch = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait({answer, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -51,11 +51,6 @@ async def _first(request: Request[Any, Any, Any], model: str, wanted: Call) -> A
         async for event in events:
             return event
     raise errors.InternalError("the worker gave no answer")
-
-
-async def _left(request: Request[Any, Any, Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class Json:

@@ -202,8 +202,7 @@ class Answer:
         return api_error.known(error)
 
     async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await disconnected(receive)
         self._gone = True
         self._wake.set()
 
@@ -347,6 +346,12 @@ class Answer:
             exchange.completion_tokens = usage.completion_tokens
             exchange.cached_tokens = usage.cached_tokens
             self._box.metrics.usage(self._model, usage)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return once the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def send_json(send: Send, body: bytes) -> None:

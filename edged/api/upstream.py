@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from edged import errors
 from edged.api import error as api_error
-from edged.api.events import STALLED_CLIENT_S
+from edged.api.events import STALLED_CLIENT_S, disconnected
 from edged.api.exchange import Exchange
 from edged.plan import ModelPlan
 
@@ -44,7 +44,7 @@ class PassThrough:
         """Answer the request of this scope."""
         exchange = Exchange.of(scope)
         work = asyncio.create_task(self._carry(scope, exchange, send))
-        watch = asyncio.create_task(_gone(receive))
+        watch = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -90,11 +90,6 @@ class PassThrough:
                 raise problem from error
             last = api_error.shape_of(exchange.path).sse(problem, exchange.id)
             await send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _client(app: Litestar) -> httpx.AsyncClient:

@@ -8,7 +8,6 @@ the last of them is computed. Inputs of several calls share a batch.
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -18,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edged import protocol
 from edged.errors import InternalError, ShuttingDown, WrongModelKind
 from edged.log import get_logger
 from edged.protocol import (
@@ -38,6 +36,7 @@ from edged.protocol import (
 )
 from edged.worker.llamacpp.embedding_inputs import InputReader
 from edged.worker.llamacpp.embedding_runner import EmbeddingRunner
+from edged.worker.llamacpp.library import leave_process
 from edged.worker.llamacpp.packing import Inputs, Packing
 
 log = get_logger()
@@ -68,15 +67,10 @@ class _Call(Inputs):
         self.rows: list[Rows] = [np.empty(0, np.float32)] * len(tokens)
 
 
-def _leave_process() -> None:
-    """Leave a context beyond repair with the process; the daemon starts a new one."""
-    os._exit(protocol.EXIT_FAULT)
-
-
 class EmbeddingEngine:
     """`Engine` for one GGUF file that makes vectors or scores; see `worker/engine.py`."""
 
-    def __init__(self, on_fault: Callable[[], None] = _leave_process) -> None:
+    def __init__(self, on_fault: Callable[[], None] = leave_process) -> None:
         """`on_fault` is called in the engine thread when the context cannot be trusted any more."""
         self._on_fault = on_fault
         self._commands: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()

@@ -79,14 +79,10 @@ class InputReader:
 
     def call(self, request: Tokenize | Detokenize) -> Tokenized | Detokenized:
         """Answer what the vocabulary alone can answer."""
-        vocab = self._vocab
         if isinstance(request, Tokenize):
-            parts = [(request.text, request.parse_special)]
-            tokens = vocab.tokenize(parts, wrap=request.add_special)
-            return Tokenized(request.id, tokens, [vocab.spelling(token) for token in tokens])
+            return self._vocab.tokenized(request)
         self._check(request.tokens, "tokens")
-        data = b"".join([vocab.spelling(token) for token in request.tokens])
-        return Detokenized(request.id, data.decode("utf-8", "replace"))
+        return self._vocab.detokenized(request)
 
     def _tokenize(
         self, parts: Iterable[tuple[str, bool]], param: str, *, wrap: bool = False

@@ -19,7 +19,7 @@ from edged.protocol import Launch
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp import library
 from edged.worker.llamacpp.raw_batch import RawBatch
-from edged.worker.llamacpp.runner import FLASH_ATTENTION, KV_TYPES, DecodeError
+from edged.worker.llamacpp.runner import DecodeError
 from edged.worker.llamacpp.vocabulary import Vocab
 
 POOLING = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -86,27 +86,21 @@ class EmbeddingRunner:
         self._warm_up()
 
     def _open_context(self, launch: Launch) -> Any:
-        lib, settings = self._lib, self._settings
-        kv_type = KV_TYPES.get(settings.kv_type)
-        if kv_type is None:
-            known = ", ".join(KV_TYPES)
-            raise BadModelError(f"kv_type {settings.kv_type!r} is unknown; one of {known}")
-        params = lib.llama_context_default_params()
-        params.embeddings = True
-        params.pooling_type = POOLING[self._pooling]
-        params.n_ctx = launch.pool
-        params.n_batch = params.n_ubatch = self._room
-        params.n_seq_max = self.sequences
-        params.n_threads = params.n_threads_batch = settings.threads_batch
-        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
-        params.type_k = params.type_v = kv_type
-        params.kv_unified = True
-        params.no_perf = True
-        self._interrupt.install(params)
-        context = lib.llama_init_from_model(self._model, params)
-        if not context:
-            raise library.load_error(f"llama.cpp cannot make a context of {launch.pool} tokens")
-        return context
+        threads = self._settings.threads_batch
+        return library.open_context(
+            self._lib,
+            self._model,
+            launch,
+            self._interrupt,
+            unit="tokens",
+            embeddings=True,
+            pooling_type=POOLING[self._pooling],
+            n_batch=self._room,
+            n_ubatch=self._room,
+            n_seq_max=self.sequences,
+            n_threads=threads,
+            n_threads_batch=threads,
+        )
 
     def _warm_up(self) -> None:
         token = self.vocab.bos if self.vocab.bos is not None else self.vocab.eos or 0

@@ -9,7 +9,6 @@ by the thread, read by the loop) and the runner's interrupt flag.
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -43,6 +42,7 @@ from edged.worker.engine import BadModelError
 from edged.worker.llamacpp.constrain import Grammars, GrammarStuckError, Guide
 from edged.worker.llamacpp.encoding import Encoder
 from edged.worker.llamacpp.generation import Generation
+from edged.worker.llamacpp.library import leave_process
 from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Decoded, Runner
 from edged.worker.llamacpp.sampling import NoChoiceError
@@ -86,15 +86,10 @@ class _Commands:
         self.queue.put(None)
 
 
-def _leave_process() -> None:
-    """Leave a context beyond repair with the process; the daemon starts a new one."""
-    os._exit(protocol.EXIT_FAULT)
-
-
 class LlamaCppEngine:
     """`Engine` for one GGUF file; see `worker/engine.py` for the contract."""
 
-    def __init__(self, on_fault: Callable[[], None] = _leave_process) -> None:
+    def __init__(self, on_fault: Callable[[], None] = leave_process) -> None:
         """`on_fault` is called in the engine thread when the context cannot be trusted any more."""
         self._on_fault = on_fault
         self._commands = _Commands()
@@ -230,11 +225,7 @@ class LlamaCppEngine:
     async def call(self, request: Call) -> Reply:
         """Answer a request that is no generation; see `Engine.call`."""
         if isinstance(request, Embed | Rerank):
-            raise WrongModelKind(
-                "this is a chat model: it answers /v1/chat/completions, /v1/completions, "
-                "/v1/responses and /v1/messages",
-                param="model",
-            )
+            raise WrongModelKind.of("chat")
         return await self._loop.run_in_executor(self._preparers, self._preparer.call, request)
 
     def _abort(self, request_id: int) -> None:

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from edged.log import get_logger
+from edged.protocol import EXIT_FAULT, Launch
 from edged.worker.engine import BadModelError, EngineMissingError
 
 log = get_logger()
+
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 _LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 3, 4, 5  # ggml_log_level
 # llama.cpp takes the pool of all sequences for the context of one.
@@ -156,6 +160,36 @@ class Interrupt:
         """Take it back."""
         self._flag[0] = b"\x00"
         LOG.quiet = False
+
+
+def open_context(
+    lib: Any, model: Any, launch: Launch, interrupt: Interrupt, *, unit: str, **own: Any
+) -> Any:
+    """Return a context of `launch.pool` units; `own`: parameters beside those of every runner."""
+    settings = launch.llamacpp
+    assert settings is not None
+    kv_type = KV_TYPES.get(settings.kv_type)
+    if kv_type is None:
+        known = ", ".join(KV_TYPES)
+        raise BadModelError(f"kv_type {settings.kv_type!r} is unknown; one of {known}")
+    params = lib.llama_context_default_params()
+    params.n_ctx = launch.pool
+    params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
+    params.type_k = params.type_v = kv_type
+    params.kv_unified = True
+    params.no_perf = True
+    for name, value in own.items():
+        setattr(params, name, value)
+    interrupt.install(params)
+    context = lib.llama_init_from_model(model, params)
+    if not context:
+        raise load_error(f"llama.cpp cannot make a context of {launch.pool} {unit}")
+    return context
+
+
+def leave_process() -> None:
+    """Leave a context beyond repair with the process; the daemon starts a new one."""
+    os._exit(EXIT_FAULT)
 
 
 def load_error(what: str) -> Exception:

@@ -270,12 +270,9 @@ class Preparer:
             tokens = vocab.tokenize(list(self._guard.split(text)), wrap=self._wraps(text))
             return Rendered(request.id, self._guard.unmark(text), len(tokens))
         if isinstance(request, Tokenize):
-            parts = [(request.text, request.parse_special)]
-            tokens = vocab.tokenize(parts, wrap=request.add_special)
-            return Tokenized(request.id, tokens, [vocab.spelling(token) for token in tokens])
+            return vocab.tokenized(request)
         self._check(request.tokens, "tokens")
-        data = b"".join([vocab.spelling(token) for token in request.tokens])
-        return Detokenized(request.id, data.decode("utf-8", "replace"))
+        return vocab.detokenized(request)
 
     def _wraps(self, text: str) -> bool:
         # A template that writes BOS itself must not get a second one.

@@ -29,9 +29,6 @@ from edged.worker.llamacpp.multimodal import Projector
 from edged.worker.llamacpp.raw_batch import RawBatch, VectorBatch
 from edged.worker.llamacpp.vocabulary import Vocab
 
-KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 # The names that Hugging Face gives to a model's templates, where it has several.
@@ -107,25 +104,20 @@ class Runner:
             self.projector = Projector(lib, self._model, path, threads=settings.threads_batch)
 
     def _open_context(self, launch: Launch) -> Any:
-        lib, settings = self._lib, self._settings
-        kv_type = KV_TYPES.get(settings.kv_type)
-        if kv_type is None:
-            known = ", ".join(KV_TYPES)
-            raise BadModelError(f"kv_type {settings.kv_type!r} is unknown; one of {known}")
-        params = lib.llama_context_default_params()
-        params.n_ctx = launch.pool
-        params.n_batch = params.n_ubatch = self.batch  # one ubatch a decode
-        params.n_seq_max = params.n_outputs_max = self.sequences
-        params.n_threads, params.n_threads_batch = settings.threads, settings.threads_batch
-        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
-        params.type_k = params.type_v = kv_type
-        params.kv_unified = True
-        params.no_perf = True
-        self._interrupt.install(params)
-        context = lib.llama_init_from_model(self._model, params)
-        if not context:
-            raise library.load_error(f"llama.cpp cannot make a context of {launch.pool} cells")
-        return context
+        settings = self._settings
+        return library.open_context(
+            self._lib,
+            self._model,
+            launch,
+            self._interrupt,
+            unit="cells",
+            n_batch=self.batch,
+            n_ubatch=self.batch,  # one ubatch a decode
+            n_seq_max=self.sequences,
+            n_outputs_max=self.sequences,
+            n_threads=settings.threads,
+            n_threads_batch=settings.threads_batch,
+        )
 
     def _warm_up(self) -> bool:
         """Decode once, so that the first request finds touched pages; tell if cutting works."""

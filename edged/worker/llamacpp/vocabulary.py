@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from edged.protocol import Detokenize, Detokenized, Tokenize, Tokenized
 from edged.worker.guard import any_of
 
 _ATTR_CONTROL, _ATTR_USER_DEFINED = 1 << 3, 1 << 4  # llama_token_attr
@@ -130,7 +131,18 @@ class Vocab:
             raise ValueError("the model's vocabulary cannot tokenize this text")
         return out[:n]
 
+    def tokenized(self, request: Tokenize) -> Tokenized:
+        """Answer a client that asks for the tokens of a text."""
+        parts = [(request.text, request.parse_special)]
+        tokens = self.tokenize(parts, wrap=request.add_special)
+        return Tokenized(request.id, tokens, [self.spelling(token) for token in tokens])
+
     # ── tokens to text ──
+
+    def detokenized(self, request: Detokenize) -> Detokenized:
+        """Answer a client that asks for the text of tokens, all of this vocabulary."""
+        data = b"".join([self.spelling(token) for token in request.tokens])
+        return Detokenized(request.id, data.decode("utf-8", "replace"))
 
     def piece(self, token: int) -> bytes:
         """Return the bytes that `token` adds to the output; empty for most control tokens."""

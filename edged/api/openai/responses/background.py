@@ -16,7 +16,7 @@ from litestar.types import Message, Receive, Scope, Send
 
 from edged import errors
 from edged.api import error as api_error
-from edged.api.events import PING_S, STALLED_CLIENT_S, Answer
+from edged.api.events import PING_S, STALLED_CLIENT_S, Answer, disconnected
 from edged.api.exchange import Exchange
 from edged.api.openai.responses.request import own_names
 from edged.api.openai.responses.state import Record
@@ -78,7 +78,7 @@ class Follow:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request of this scope. The client may leave; the response goes on."""
-        watch = asyncio.create_task(_gone(receive))
+        watch = asyncio.create_task(disconnected(receive))
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         try:
             ended = False
@@ -106,11 +106,6 @@ class Follow:
             Exchange.of(scope).error = errors.ClientTooSlow.code
         finally:
             watch.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class Running:
