@@ -57,7 +57,7 @@ ONLY_IN = {
     "PIL": {"edged/api/image_file.py"},
 }
 WORKER_ONLY = {"numpy", "jinja2", "llguidance"}
-PURE = ["scheduler", "step", "prefixes", "sequence", "packing"]
+PURE = ["scheduler", "step", "pool", "cells", "pace", "prefixes", "sequence", "packing"]
 
 
 def module_name(path: Path) -> str:

@@ -574,9 +574,9 @@ async def test_abort_in_the_middle_leaves_nothing(random_engine: LlamaCppEngine)
         await events.aclose()
 
     await asyncio.gather(*(begin_and_leave() for _ in range(8)))
-    await wait_for(lambda: random_engine._scheduler.idle)
-    assert not random_engine._by_id
-    assert not random_engine._generations
+    await wait_for(lambda: random_engine._thread.scheduler.idle)
+    assert not random_engine._thread._by_id
+    assert not random_engine._thread._generations
     answer = await ask(random_engine, "Hi", constraint=Regex("[a-c]{3}"))
     assert re.fullmatch("[a-c]{3}", answer.content)
 

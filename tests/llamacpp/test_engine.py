@@ -49,7 +49,7 @@ async def engine() -> AsyncIterator[LlamaCppEngine]:
 
 async def settled(engine: LlamaCppEngine) -> None:
     """Wait until the engine thread has carried out every abort and gave the cells back."""
-    await wait_for(lambda: engine._commands.queue.empty() and engine._scheduler.idle)
+    await wait_for(lambda: engine._thread.at_rest)
 
 
 # ── the same text as llama.cpp, alone and in company ──
@@ -96,7 +96,6 @@ async def test_preempted_sequences_give_the_same_text() -> None:
 
 
 NO_END = Sampling(temperature=0.0, ignore_eos=True)
-GREEDY = Sampling(temperature=0.0)
 
 
 async def test_every_sampling_field_is_honoured_at_once(engine: LlamaCppEngine) -> None:
@@ -329,14 +328,14 @@ async def test_aborts_at_random_points_leave_nothing_behind(engine: LlamaCppEngi
     before = resident_bytes()
     await wave(400)
     await settled(engine)
-    scheduler, runner = engine._scheduler, engine._runner
-    held = {cell for r in scheduler.residents for cell in r.cells}
-    assert scheduler.cells.used == len(held)
-    slots = {r.slot: r.n_computed for r in scheduler.residents}
+    scheduler, runner = engine._thread.scheduler, engine._runner
+    held = {cell for r in scheduler.pool.residents for cell in r.cells}
+    assert scheduler.pool.cells.used == len(held)
+    slots = {r.slot: r.n_computed for r in scheduler.pool.residents}
     for slot in range(runner.sequences):
         assert runner.last_position(slot) == slots.get(slot, 0) - 1
     assert not engine._open
-    assert not engine._generations
+    assert not engine._thread._generations
     assert resident_bytes() - before < 16 << 20
     assert (await ask(engine, "Hello", max_tokens=4)).finish is not None
 
@@ -348,7 +347,7 @@ def resident_bytes() -> int:
 async def test_abort_interrupts_a_long_prefill() -> None:
     async with running(launch(context=2048, parallel=1, batch=2048)) as engine:
         task = asyncio.ensure_future(ask(engine, Text("word " * 1900)))
-        await wait_for(lambda: bool(engine._in_step))
+        await wait_for(lambda: bool(engine._thread.in_step))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await settled(engine)

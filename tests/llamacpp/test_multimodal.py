@@ -164,7 +164,7 @@ async def test_abort_in_the_middle_leaves_nothing_behind(kind: Projector, steps:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await wait_for(lambda: engine._scheduler.idle)
+        await wait_for(lambda: engine._thread.scheduler.idle)
         again = await ask(engine, look(one, "What?"), max_tokens=8)
         assert again.content == wanted.content
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from edged.worker.llamacpp.cells import Cells
 from edged.worker.llamacpp.pace import Pace
-from edged.worker.llamacpp.prefixes import Prefixes
+from edged.worker.llamacpp.pool import Pool
 from edged.worker.llamacpp.sequence import Sequence, Span
-from edged.worker.llamacpp.step import Batch, Chunk, Cut, Share
+from edged.worker.llamacpp.step import Batch, Chunk
 
-_WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
 _PATIENCE = 8  # steps without budget after which a long prefill goes before shorter ones
 
 
@@ -30,17 +28,12 @@ class Scheduler:
     def __init__(
         self, *, cells: int, parallel: int, batch: int, slots: int, cuttable: bool = True
     ) -> None:
-        """`slots`: sequence ids of the context; above `parallel`, so that residents may stay.
-
-        `cuttable`: memory may be shared up to any position. Otherwise (recurrent, hybrid, sliding
-        window) a resident is only ever continued from its very end.
-        """
+        """`slots` (see `Pool`) are more than `parallel`, so that residents may stay."""
         assert slots > parallel
-        self.cells = Cells(cells)
+        self.pool = Pool(cells=cells, slots=slots, cuttable=cuttable)
         self.pace = Pace()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
-        self.residents: list[Sequence] = []
         self.preemptions = 0
         self._parallel = parallel
         self._batch = batch
@@ -48,23 +41,18 @@ class Scheduler:
         self._limit = batch
         self._squeezed = False
         self._tokens_next = False  # the last step computed a part of an image or sound
-        self._cuttable = cuttable
-        self._free_slots = list(range(slots - 1, -1, -1))
-        self._prefixes: Prefixes[Sequence] = Prefixes()
-        self._operations: list[Share | Cut] = []
-        self._clock = 0
         self._arrivals = 0
 
     @property
     def idle(self) -> bool:
         """Nothing to compute and nothing to give back."""
-        return not (self.waiting or self.running or self._operations)
+        return not (self.waiting or self.running or self.pool.operations)
 
     # ── what comes in and goes out ──
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; it is admitted in order of arrival."""
-        assert sequence.context <= self.cells.total
+        assert sequence.context <= self.pool.cells.total
         self._arrivals += 1
         sequence.arrival = self._arrivals
         self.waiting.append(sequence)
@@ -80,47 +68,12 @@ class Scheduler:
         self.running.remove(sequence)
         self._dismiss_followers(sequence)
         sequence.donor = None
-        keep = self._cut_back(sequence) and keep
-        del sequence.tokens[sequence.n_computed :]
-        if not keep or sequence.n_computed == 0 or self._known(sequence):
-            self._drop(sequence)
-            return
-        self.cells.rest(sequence.cells)
-        self._touch(sequence)
-        self.residents.append(sequence)
-        self._prefixes.put(sequence, sequence.group, sequence.tokens)
-        for other in self._contained_in(sequence):
-            self._evict(other)
-
-    def _known(self, sequence: Sequence) -> bool:
-        """Tell whether a resident already holds all that this sequence has computed."""
-        for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
-            if length < sequence.n_computed:
-                continue
-            for holder in _in_order(holders):
-                if holder in self.residents and (
-                    self._cuttable or len(holder.tokens) == sequence.n_computed
-                ):
-                    self._touch(holder)
-                    return True
-        return False
-
-    def _contained_in(self, sequence: Sequence) -> list[Sequence]:
-        """Return the residents whose tokens all stand at the beginning of this one's."""
-        found: list[Sequence] = []
-        if not self._cuttable:  # each one is a state of its own, of use at its own end only
-            return found
-        for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
-            found += [
-                h for h in _in_order(holders) if h is not sequence and len(h.tokens) == length
-            ]
-        return [h for h in found if h in self.residents]
+        self.pool.retire(sequence, keep=keep)
 
     # ── the step ──
 
     def schedule(self) -> Batch:
         """Return the next step; without chunks there is nothing to decode (operations may be)."""
-        self._clock += 1
         self._admit()
         self._lend()
         batch = Batch()
@@ -132,7 +85,7 @@ class Scheduler:
                     self._preempt(self.running[-1])
                 self._lend()
                 self._plan(batch)
-        batch.operations, self._operations = self._operations, []
+        batch.operations = self.pool.take_operations()
         return batch
 
     def _plan(self, batch: Batch) -> None:
@@ -148,7 +101,7 @@ class Scheduler:
 
     def _plan_decodes(self, batch: Batch) -> None:
         decoding = [s for s in self.running if s.decoding and s.donor is None]
-        while decoding and not self._make_room(len(decoding)):
+        while decoding and not self.pool.make_room(len(decoding)):
             self._preempt(self.running[-1])
             decoding = [s for s in decoding if s.slot is not None]
         for sequence in decoding[: self._limit]:
@@ -167,8 +120,8 @@ class Scheduler:
                 if span is not None:
                     continue
                 n = min(n, run)
-            if n > 0 and not self._make_room(n):
-                n = min(n, self.cells.free)
+            if n > 0 and not self.pool.make_room(n):
+                n = min(n, self.pool.cells.free)
             if n <= 0:
                 sequence.passed_over += 1
                 continue
@@ -193,12 +146,12 @@ class Scheduler:
                 continue  # it just gave way
             n = left if span.whole else min(left, budget)
             while span.whole and sequence is self.running[0] and len(self.running) > 1:
-                if self._make_room(n):
+                if self.pool.make_room(n):
                     break
                 self._preempt(self.running[-1])
-            if not batch.chunks and not self._make_room(n) and not span.whole:
-                n = min(n, self.cells.free)
-            if batch.chunks or not 0 < n <= self.cells.free:
+            if not batch.chunks and not self.pool.make_room(n) and not span.whole:
+                n = min(n, self.pool.cells.free)
+            if batch.chunks or not 0 < n <= self.pool.cells.free:
                 sequence.passed_over += 1
                 continue
             sequence.passed_over = 0
@@ -207,7 +160,7 @@ class Scheduler:
     def _add_chunk(
         self, batch: Batch, sequence: Sequence, n: int, span: Span | None = None
     ) -> None:
-        sequence.cells += self.cells.take(n)
+        self.pool.grow(sequence, n)
         start = sequence.n_computed
         last = start + n == len(sequence.tokens)
         batch.chunks.append(Chunk(sequence, start, n, last, span))
@@ -234,8 +187,8 @@ class Scheduler:
         """
         self._take_back(batch)
         self._squeezed = True
-        if self.residents:
-            self._evict(min(self.residents, key=lambda r: r.used_at))
+        if self.pool.evict_oldest():
+            pass
         elif len(self.running) > 1:
             self._preempt(self.running[-1])
         elif self._limit > 1:
@@ -248,38 +201,15 @@ class Scheduler:
         """Undo a batch that was broken off: what lies in memory of it is not certain."""
         self._take_back(batch)
         for chunk in reversed(batch.chunks):
-            slot = chunk.sequence.slot
-            assert slot is not None
-            if self._cuttable:
-                self._cut_back(chunk.sequence)
-                at = chunk.sequence.position(chunk.sequence.n_computed)
-                self._operations.append(Cut(slot, at))
+            if self.pool.cuttable:
+                self.pool.cut_back(chunk.sequence)
+                self.pool.cut(chunk.sequence)
             else:
                 self._preempt(chunk.sequence)
 
     def _take_back(self, batch: Batch) -> None:
         for chunk in batch.chunks:
-            self._free_last(chunk.sequence, chunk.n)
-
-    def _free_last(self, sequence: Sequence, n: int) -> None:
-        cells = sequence.cells
-        back = cells[len(cells) - n :]
-        del cells[len(cells) - n :]
-        self.cells.rest(back)
-        self.cells.release(back)
-
-    def _cut_back(self, sequence: Sequence) -> bool:
-        """Forget the beginning of an image that was not computed to its end; True if that works."""
-        n = sequence.n_computed - sequence.floor(sequence.n_computed)
-        if n == 0:
-            return True
-        if not self._cuttable:
-            return False
-        assert sequence.slot is not None
-        self._free_last(sequence, n)
-        sequence.n_computed -= n
-        self._operations.append(Cut(sequence.slot, sequence.position(sequence.n_computed)))
-        return True
+            self.pool.shrink(chunk.sequence, chunk.n)
 
     # ── admission ──
 
@@ -297,53 +227,26 @@ class Scheduler:
             return True
         if self._squeezed:
             return False
-        source, n, _ = self._choose(sequence)
+        source, n, _ = self.pool.choose(sequence)
         shared = source.cells[:n] if source is not None else []
         promised = sum(s.pending for s in self.running)
-        available = self.cells.free + self.cells.evictable - self.cells.unheld(shared)
+        cells = self.pool.cells
+        available = cells.free + cells.evictable - cells.unheld(shared)
         return sequence.pending - n + promised + 1 <= available
 
     def _run(self, sequence: Sequence) -> None:
-        source, n, wait_for = self._choose(sequence)
-        if source is not None and source in self.residents and n == source.n_computed:
-            self._take_over(source, sequence)
-            source, wait_for = None, None
-        else:
-            sequence.slot = self._take_slot(keep=source)
+        source, n, wait_for = self.pool.choose(sequence)
+        if self.pool.place(sequence, source, n):
+            source = wait_for = None
         self.running.append(sequence)
         self.running.sort(key=lambda s: s.arrival)
         if wait_for is not None:
             sequence.donor, sequence.n_borrowed = wait_for
         elif source is not None:
-            self._share(source, sequence, n)
+            self.pool.share(source, sequence, n)
         if sequence.donor is None and sequence.n_cached is None:
             sequence.n_cached = sequence.n_computed
-        if self._cuttable:
-            self._prefixes.put(sequence, sequence.group, sequence.tokens)
-
-    def _choose(
-        self, sequence: Sequence
-    ) -> tuple[Sequence | None, int, tuple[Sequence, int] | None]:
-        """Return whose prefix to use now, its length, and (who, length) if waiting pays more."""
-        limit = len(sequence.tokens) - 1  # one token must be computed, for its logits
-        best: Sequence | None = None
-        n = 0
-        coming: tuple[Sequence, int] | None = None
-        for matched, holders in self._prefixes.match(sequence.group, sequence.tokens):
-            length = sequence.floor(min(matched, limit))
-            for holder in _in_order(holders):
-                if holder is sequence or holder.slot is None:
-                    continue
-                ready = sequence.floor(min(length, holder.n_computed))
-                if not self._cuttable and holder.n_computed > length:
-                    continue
-                if ready > n:
-                    best, n = holder, ready
-                if ready < length and (coming is None or length > coming[1]):
-                    coming = (holder, length)
-        if coming is not None and coming[1] - n < _WORTH_WAITING:
-            coming = None
-        return best, n, coming
+        self.pool.announce(sequence)
 
     def _lend(self) -> None:
         """Give those who wait for another one's prefix what it has computed by now."""
@@ -352,7 +255,7 @@ class Scheduler:
             if donor is None or donor.n_computed < sequence.n_borrowed:
                 continue
             sequence.donor = None
-            self._share(donor, sequence, sequence.n_borrowed)
+            self.pool.share(donor, sequence, sequence.n_borrowed)
             if sequence.n_cached is None:
                 sequence.n_cached = sequence.n_computed
 
@@ -364,85 +267,20 @@ class Scheduler:
             sequence.donor = None
             n = sequence.floor(min(donor.n_computed, sequence.n_borrowed))
             if n > 0:
-                self._share(donor, sequence, n)
+                self.pool.share(donor, sequence, n)
             if sequence.n_cached is None:
                 sequence.n_cached = n
 
-    def _share(self, source: Sequence, target: Sequence, n: int) -> None:
-        assert source.slot is not None
-        assert target.slot is not None
-        assert target.n_computed == 0
-        self._operations.append(Share(source.slot, target.slot, target.position(n)))
-        target.cells = source.cells[:n]
-        target.n_computed = n
-        self.cells.share(target.cells)
-        self._touch(source)
-
-    def _take_over(self, resident: Sequence, sequence: Sequence) -> None:
-        """Continue a resident from its end, in its own slot."""
-        self.residents.remove(resident)
-        self._prefixes.remove(resident)
-        self.cells.hold(resident.cells)
-        sequence.slot, resident.slot = resident.slot, None
-        sequence.cells, resident.cells = resident.cells, []
-        sequence.n_computed = resident.n_computed
-
-    def _take_slot(self, keep: Sequence | None) -> int:
-        if not self._free_slots:
-            others = [r for r in self.residents if r is not keep]
-            self._evict(min(others, key=lambda r: r.used_at))
-        return self._free_slots.pop()
-
     # ── giving way ──
-
-    def _make_room(self, n: int) -> bool:
-        """Free at least `n` cells by dropping residents, the longest unused first."""
-        while self.cells.free < n:
-            useful = [r for r in self.residents if self.cells.own(r.cells)]
-            if not useful:
-                # Cells that residents share among themselves are freed with the last of them.
-                if self.cells.evictable == 0 or not self.residents:
-                    return False
-                useful = self.residents
-            self._evict(min(useful, key=lambda r: r.used_at))
-        return True
-
-    def _evict(self, resident: Sequence) -> None:
-        self.residents.remove(resident)
-        self.cells.release(resident.cells)
-        resident.cells = []
-        self._leave_slot(resident)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's cells; it keeps its tokens and is computed again later."""
         self.running.remove(sequence)
         self._dismiss_followers(sequence)
-        self._drop(sequence)
+        self.pool.drop(sequence)
         sequence.donor = None
         sequence.n_computed = 0
         sequence.passed_over = 0
         self.preemptions += 1
         at = sum(s.arrival < sequence.arrival for s in self.waiting)
         self.waiting.insert(at, sequence)
-
-    def _drop(self, sequence: Sequence) -> None:
-        self.cells.rest(sequence.cells)
-        self.cells.release(sequence.cells)
-        sequence.cells = []
-        self._leave_slot(sequence)
-
-    def _leave_slot(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self._prefixes.remove(sequence)
-        self._operations.append(Cut(sequence.slot))
-        self._free_slots.append(sequence.slot)
-        sequence.slot = None
-
-    def _touch(self, sequence: Sequence) -> None:
-        self._clock += 1
-        sequence.used_at = self._clock
-
-
-def _in_order(holders: set[Sequence]) -> list[Sequence]:
-    """Return them as they arrived: what the scheduler does must not hang on memory addresses."""
-    return sorted(holders, key=lambda holder: holder.arrival)

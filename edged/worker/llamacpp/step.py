@@ -27,6 +27,9 @@ class Cut:
     start: int = 0
 
 
+Operation = Share | Cut
+
+
 @dataclass(slots=True)
 class Chunk:
     """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due.
@@ -46,5 +49,5 @@ class Chunk:
 class Batch:
     """One step: the operations first, then one decode of the chunks."""
 
-    operations: list[Share | Cut] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)

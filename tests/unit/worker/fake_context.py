@@ -168,16 +168,16 @@ class Driver:
 
     def check(self) -> None:
         scheduler = self.scheduler
-        holders = scheduler.running + scheduler.residents
+        holders = scheduler.running + scheduler.pool.residents
         slots = [s.slot for s in holders]
         assert len(set(slots)) == len(slots)
         assert None not in slots
         for holder in holders:
             assert len(holder.cells) == len(set(holder.cells)) == holder.n_computed
-        assert scheduler.cells.used == len({c for s in holders for c in s.cells})
+        assert scheduler.pool.cells.used == len({c for s in holders for c in s.cells})
         held = {c for s in scheduler.running for c in s.cells}
-        assert scheduler.cells.evictable == scheduler.cells.used - len(held)
-        assert scheduler.cells.used <= scheduler.cells.total
+        assert scheduler.pool.cells.evictable == scheduler.pool.cells.used - len(held)
+        assert scheduler.pool.cells.used <= scheduler.pool.cells.total
         for sequence in scheduler.waiting:
             assert sequence.slot is None
             assert not sequence.cells

@@ -126,7 +126,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert answer == expected
             else:
                 assert answer == expected[: len(answer)]
-        assert driver.context.used == driver.scheduler.cells.used
+        assert driver.context.used == driver.scheduler.pool.cells.used
 
 
 SchedulerMachine.TestCase.settings = settings(
@@ -206,7 +206,7 @@ def test_residents_give_way_before_running_sequences() -> None:
     for i in range(3):
         driver.add([i + 1] * 8, 30, 1, "")
     driver.run_out()
-    assert driver.scheduler.residents
+    assert driver.scheduler.pool.residents
     driver.add([5] * 25, 30, 1, "")
     driver.run_out()
     assert driver.scheduler.preemptions == 0

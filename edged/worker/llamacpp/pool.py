@@ -1,0 +1,229 @@
+"""What lies in the memory of one context: slots, cells, and the residents that may be shared.
+
+Pure. The scheduler decides who runs; here is kept who holds which cells under which sequence id
+(slot), what stays behind when a sequence ends, and who leaves when room is wanted. Every change
+of llama.cpp's own memory is an operation, which the engine thread carries out before the next
+decode.
+"""
+
+from __future__ import annotations
+
+from edged.worker.llamacpp.cells import Cells
+from edged.worker.llamacpp.prefixes import Prefixes
+from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.step import Cut, Operation, Share
+
+_WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
+
+
+class Pool:
+    """Slots, cells and residents. One owner: the scheduler."""
+
+    def __init__(self, *, cells: int, slots: int, cuttable: bool) -> None:
+        """`slots`: sequence ids of the context.
+
+        `cuttable`: memory may be shared up to any position. Otherwise (recurrent, hybrid, sliding
+        window) a resident is only ever continued from its very end.
+        """
+        self.cells = Cells(cells)
+        self.residents: list[Sequence] = []
+        self.cuttable = cuttable
+        self.operations: list[Operation] = []
+        self._free_slots = list(range(slots - 1, -1, -1))
+        self._prefixes: Prefixes[Sequence] = Prefixes()
+        self._clock = 0
+
+    def take_operations(self) -> list[Operation]:
+        """Return what has to be done to llama.cpp's memory, in order, and forget it."""
+        operations, self.operations = self.operations, []
+        return operations
+
+    # ── whose prefix ──
+
+    def choose(
+        self, sequence: Sequence
+    ) -> tuple[Sequence | None, int, tuple[Sequence, int] | None]:
+        """Return whose prefix to use now, its length, and (who, length) if waiting pays more."""
+        limit = len(sequence.tokens) - 1  # one token must be computed, for its logits
+        best: Sequence | None = None
+        n = 0
+        coming: tuple[Sequence, int] | None = None
+        for matched, holders in self._prefixes.match(sequence.group, sequence.tokens):
+            length = sequence.floor(min(matched, limit))
+            for holder in _in_order(holders):
+                if holder is sequence or holder.slot is None:
+                    continue
+                ready = sequence.floor(min(length, holder.n_computed))
+                if not self.cuttable and holder.n_computed > length:
+                    continue
+                if ready > n:
+                    best, n = holder, ready
+                if ready < length and (coming is None or length > coming[1]):
+                    coming = (holder, length)
+        if coming is not None and coming[1] - n < _WORTH_WAITING:
+            coming = None
+        return best, n, coming
+
+    def place(self, sequence: Sequence, source: Sequence | None, n: int) -> bool:
+        """Give a new sequence its slot; True if it is that of `source`, with all that lies there.
+
+        `n`: how much of the resident `source` is of use.
+        """
+        if source is not None and source in self.residents and n == source.n_computed:
+            self._take_over(source, sequence)
+            return True
+        sequence.slot = self._take_slot(keep=source)
+        return False
+
+    def announce(self, sequence: Sequence) -> None:
+        """Let others find the prefix of a running sequence."""
+        if self.cuttable:
+            self._prefixes.put(sequence, sequence.group, sequence.tokens)
+
+    def share(self, source: Sequence, target: Sequence, n: int) -> None:
+        """Let `target`, which has computed nothing, use the first `n` tokens of `source`."""
+        assert source.slot is not None
+        assert target.slot is not None
+        assert target.n_computed == 0
+        self.operations.append(Share(source.slot, target.slot, target.position(n)))
+        target.cells = source.cells[:n]
+        target.n_computed = n
+        self.cells.share(target.cells)
+        self._touch(source)
+
+    def _take_over(self, resident: Sequence, sequence: Sequence) -> None:
+        """Continue a resident from its end, in its own slot."""
+        self.residents.remove(resident)
+        self._prefixes.remove(resident)
+        self.cells.hold(resident.cells)
+        sequence.slot, resident.slot = resident.slot, None
+        sequence.cells, resident.cells = resident.cells, []
+        sequence.n_computed = resident.n_computed
+
+    def _take_slot(self, keep: Sequence | None) -> int:
+        if not self._free_slots:
+            others = [r for r in self.residents if r is not keep]
+            self.evict(min(others, key=lambda r: r.used_at))
+        return self._free_slots.pop()
+
+    # ── what stays ──
+
+    def retire(self, sequence: Sequence, *, keep: bool) -> None:
+        """A sequence runs no longer: it stays as a resident, unless it is of no use."""
+        keep = self.cut_back(sequence) and keep
+        del sequence.tokens[sequence.n_computed :]
+        if not keep or sequence.n_computed == 0 or self._known(sequence):
+            self.drop(sequence)
+            return
+        self.cells.rest(sequence.cells)
+        self._touch(sequence)
+        self.residents.append(sequence)
+        self._prefixes.put(sequence, sequence.group, sequence.tokens)
+        for other in self._contained_in(sequence):
+            self.evict(other)
+
+    def _known(self, sequence: Sequence) -> bool:
+        """Tell whether a resident already holds all that this sequence has computed."""
+        for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
+            if length < sequence.n_computed:
+                continue
+            for holder in _in_order(holders):
+                if holder in self.residents and (
+                    self.cuttable or len(holder.tokens) == sequence.n_computed
+                ):
+                    self._touch(holder)
+                    return True
+        return False
+
+    def _contained_in(self, sequence: Sequence) -> list[Sequence]:
+        """Return the residents whose tokens all stand at the beginning of this one's."""
+        found: list[Sequence] = []
+        if not self.cuttable:  # each one is a state of its own, of use at its own end only
+            return found
+        for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
+            found += [
+                h for h in _in_order(holders) if h is not sequence and len(h.tokens) == length
+            ]
+        return [h for h in found if h in self.residents]
+
+    # ── a running sequence's cells ──
+
+    def grow(self, sequence: Sequence, n: int) -> None:
+        """Give a running sequence `n` fresh cells; the caller has made room."""
+        sequence.cells += self.cells.take(n)
+
+    def shrink(self, sequence: Sequence, n: int) -> None:
+        """Take the last `n` cells of a running sequence back: nothing was computed into them."""
+        cells = sequence.cells
+        back = cells[len(cells) - n :]
+        del cells[len(cells) - n :]
+        self.cells.rest(back)
+        self.cells.release(back)
+
+    def cut_back(self, sequence: Sequence) -> bool:
+        """Forget the beginning of an image that was not computed to its end; True if that works."""
+        n = sequence.n_computed - sequence.floor(sequence.n_computed)
+        if n == 0:
+            return True
+        if not self.cuttable:
+            return False
+        self.shrink(sequence, n)
+        sequence.n_computed -= n
+        self.cut(sequence)
+        return True
+
+    def cut(self, sequence: Sequence) -> None:
+        """Remove from memory what lies behind the computed tokens of a sequence."""
+        assert sequence.slot is not None
+        self.operations.append(Cut(sequence.slot, sequence.position(sequence.n_computed)))
+
+    def drop(self, sequence: Sequence) -> None:
+        """Take a running sequence's cells and slot; nothing of it stays."""
+        self.cells.rest(sequence.cells)
+        self.cells.release(sequence.cells)
+        sequence.cells = []
+        self._leave_slot(sequence)
+
+    # ── room ──
+
+    def make_room(self, n: int) -> bool:
+        """Free at least `n` cells by dropping residents, the longest unused first."""
+        while self.cells.free < n:
+            useful = [r for r in self.residents if self.cells.own(r.cells)]
+            if not useful:
+                # Cells that residents share among themselves are freed with the last of them.
+                if self.cells.evictable == 0 or not self.residents:
+                    return False
+                useful = self.residents
+            self.evict(min(useful, key=lambda r: r.used_at))
+        return True
+
+    def evict_oldest(self) -> bool:
+        """Drop the resident that was unused for the longest time; False if there is none."""
+        if not self.residents:
+            return False
+        self.evict(min(self.residents, key=lambda r: r.used_at))
+        return True
+
+    def evict(self, resident: Sequence) -> None:
+        """Drop one resident."""
+        self.residents.remove(resident)
+        self.cells.release(resident.cells)
+        resident.cells = []
+        self._leave_slot(resident)
+
+    def _leave_slot(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self._prefixes.remove(sequence)
+        self.operations.append(Cut(sequence.slot))
+        self._free_slots.append(sequence.slot)
+        sequence.slot = None
+
+    def _touch(self, sequence: Sequence) -> None:
+        self._clock += 1
+        sequence.used_at = self._clock
+
+
+def _in_order(holders: set[Sequence]) -> list[Sequence]:
+    """Return them as they arrived: what is done must not hang on memory addresses."""
+    return sorted(holders, key=lambda holder: holder.arrival)

@@ -1,0 +1,211 @@
+"""The thread that owns the model: commands in, schedule → decode → update, events out.
+
+It owns runner, scheduler and every `Generation`. The loop's side (`engine.py`) reaches it through
+`add`, `abort` and `stop`, which it takes between two steps, and reads `counts` and `in_step`; the
+events of a step leave in one piece, while the next one is computed.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edged.errors import EdgedError, InternalError, InvalidRequest
+from edged.log import get_logger
+from edged.protocol import Event, Failed
+from edged.worker.llamacpp.constrain import GrammarStuckError
+from edged.worker.llamacpp.generation import Generation
+from edged.worker.llamacpp.runner import Decoded, Runner
+from edged.worker.llamacpp.sampling import NoChoiceError
+from edged.worker.llamacpp.scheduler import Scheduler
+from edged.worker.llamacpp.sequence import Sequence, Span
+from edged.worker.llamacpp.step import Batch, Chunk, Share
+
+log = get_logger()
+
+_NO_CELL = "the engine found no memory cell for this request; lower `parallel` or raise `context`"
+_STUCK = "the answer's grammar met a limit in the middle of it, make it simpler"
+_NO_CHOICE = (
+    "the model computed no token to choose from (logits that are not numbers, or every token "
+    "banned); if other prompts fail as well, its file is damaged or its `kv_type` too coarse"
+)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What `stats` reports. Written by the thread only."""
+
+    progress: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class EngineThread:
+    """`run` is the thread; everything else of this class is called in it, but where it says."""
+
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, post: Callable[[list[Event]], None]
+    ) -> None:
+        """`post` hands events to the loop; it is called in the thread."""
+        self.runner = runner
+        self.scheduler = scheduler
+        self.counts = Counts()
+        self.in_step: frozenset[int] = frozenset()  # requests in the running decode
+        self._post_events = post
+        self._commands: queue.SimpleQueue[Generation | int | None] = queue.SimpleQueue()
+        self._generations: dict[Sequence, Generation] = {}
+        self._by_id: dict[int, Generation] = {}
+        self._events: list[Event] = []  # not posted yet
+
+    # ── from the loop ──
+
+    def add(self, generation: Generation) -> None:
+        """Let a generation begin."""
+        self._commands.put(generation)
+
+    def abort(self, request_id: int) -> None:
+        """End a generation without another event; an unknown or ended one is no error."""
+        self._commands.put(request_id)
+
+    def stop(self) -> None:
+        """Let `run` return after the present step."""
+        self._commands.put(None)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is open and nothing to be done."""
+        return self._commands.empty() and self.scheduler.idle and not self._generations
+
+    # ── the thread ──
+
+    def run(self) -> None:
+        """Work until `stop`. Whatever it raises, the context is of no use any more."""
+        while self._take_commands():
+            batch = self.scheduler.schedule()
+            for operation in batch.operations:
+                if isinstance(operation, Share):
+                    self.runner.share(operation.source, operation.target, operation.n)
+                else:
+                    self.runner.cut(operation.slot, operation.start)
+            if batch.chunks:
+                self._step(batch)
+            else:
+                self._post()
+
+    def _take_commands(self) -> bool:
+        """Take all commands, waiting for one if there is nothing else to do; False to stop."""
+        commands = self._commands
+        while True:
+            try:
+                command = commands.get(block=self.scheduler.idle)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            if isinstance(command, Generation):
+                self._by_id[command.id] = self._generations[command.sequence] = command
+                self.scheduler.add(command.sequence)
+            elif (generation := self._by_id.get(command)) is not None:
+                self._remove(generation)
+
+    def _remove(self, generation: Generation, *, keep: bool = True) -> None:
+        self.scheduler.finish(generation.sequence, keep=keep)
+        del self._generations[generation.sequence]
+        del self._by_id[generation.id]
+
+    def _step(self, batch: Batch) -> None:
+        generations = [self._generations[chunk.sequence] for chunk in batch.chunks]
+        self.runner.resume()
+        self.in_step = frozenset(generation.id for generation in generations)
+        # Not earlier: the loop would take the interpreter while this thread still needs it. Now it
+        # works on the last step's events while llama.cpp computes without the interpreter.
+        self._post()
+        started = time.monotonic()
+        if batch.chunks[0].span is None:
+            outcome = self.runner.decode(
+                [
+                    (
+                        chunk.sequence.slot or 0,
+                        chunk.sequence.position(chunk.start),
+                        self._tokens_of(chunk),
+                        chunk.last,
+                    )
+                    for chunk in batch.chunks
+                ]
+            )
+        else:
+            outcome = self._look(batch.chunks[0], batch.chunks[0].span, generations[0])
+        self.in_step = frozenset()
+        self.counts.progress += 1
+        if outcome is Decoded.INTERRUPTED:
+            self.scheduler.interrupted(batch)
+            return
+        if outcome is Decoded.NO_ROOM:
+            self._give_up(self.scheduler.no_room(batch))
+            return
+        self._update(batch, generations, started)
+        if self.scheduler.idle:
+            self._post()
+
+    @staticmethod
+    def _tokens_of(chunk: Chunk) -> list[int]:
+        return chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
+
+    def _look(self, chunk: Chunk, span: Span, generation: Generation) -> Decoded:
+        """Decode a part of an image or sound."""
+        sequence = chunk.sequence
+        at = sequence.spans.index(span)
+        piece, vectors = generation.pieces[at], generation.vectors[at]
+        start = chunk.start - span.start
+        return self.runner.decode_vectors(
+            sequence.slot or 0,
+            piece.positions(sequence.position(span.start), start, chunk.n),
+            vectors[start : start + chunk.n],
+            whole=span.whole,
+        )
+
+    def _update(self, batch: Batch, generations: list[Generation], started_s: float) -> None:
+        """Sample where logits are due and keep the events of this step for `_post`."""
+        now = time.monotonic()
+        self.scheduler.computed(batch, now - started_s)
+        rows = self.runner.rows() if any(chunk.last for chunk in batch.chunks) else None
+        row = 0
+        for chunk, generation in zip(batch.chunks, generations, strict=True):
+            if not generation.started_s:
+                generation.started_s = started_s
+                self.counts.cached_tokens += generation.sequence.n_cached or 0
+            if not chunk.last:
+                self.counts.prompt_tokens += chunk.n
+                continue
+            if not generation.first_token_s:
+                generation.first_token_s = now
+                self.counts.prompt_tokens += chunk.n
+            assert rows is not None
+            row += 1
+            try:
+                over = generation.advance(rows[row - 1], self._events)
+            except NoChoiceError:
+                self._fail(generation, InternalError(_NO_CHOICE))
+            except GrammarStuckError as error:
+                self._fail(generation, InvalidRequest(f"{_STUCK}: {error}"))
+            else:
+                self.counts.completion_tokens += 1
+                if over:
+                    self._remove(generation)
+
+    def _give_up(self, sequence: Sequence | None) -> None:
+        if sequence is not None:
+            self._fail(self._generations[sequence], InternalError(_NO_CELL))
+
+    def _fail(self, generation: Generation, error: EdgedError) -> None:
+        log.error("request.failed", id=generation.id, reason=error.message)
+        self._remove(generation, keep=False)
+        self._events.append(Failed(generation.id, error.code, error.message))
+
+    def _post(self) -> None:
+        if self._events:
+            self._post_events(self._events)
+            self._events = []
