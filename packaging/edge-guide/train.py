@@ -18,6 +18,7 @@ from pathlib import Path
 import copying
 import corpus
 import export
+import growing
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -42,12 +43,15 @@ class Stage:
     copy_steps: int = 0
     fall_steps: int = 0
     singles: float = 0.0  # see `corpus.one`: calls are long, and crowd single questions out
+    layers: int = 6
+    rate: float = 1.0  # of the learning rate: a high one first undoes what a fall has settled
 
 
 STAGES = (
     Stage(steps=2000, copy_steps=150),
     Stage(steps=5000, fall_steps=2200),
     Stage(steps=2500, fall_steps=1800, singles=0.5),
+    Stage(steps=6000, fall_steps=5800, singles=0.3, layers=8, rate=0.5),
 )
 
 
@@ -119,7 +123,7 @@ def optimizers(model: Guide) -> list[torch.optim.Optimizer]:
 def schedule(step: int, stage: Stage) -> float:
     """Learning-rate factor: short warm-up, level, then a linear fall over the last steps."""
     left = (stage.steps - step) / stage.fall_steps if stage.fall_steps else 1.0
-    return min(1.0, (step + 1) / 50, max(left, 0.0) + 0.01)
+    return stage.rate * min(1.0, (step + 1) / 50, max(left, 0.0) + 0.01)
 
 
 def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
@@ -128,14 +132,13 @@ def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
     The float weights lie beside it; stages after the first start from them.
     """
     stage = STAGES[number]
-    weights = out.with_suffix(".pt")
     torch.manual_seed(0)
-    shape = Shape(vocab=tokenizer.get_vocab_size())
+    shape = Shape(vocab=tokenizer.get_vocab_size(), layers=stage.layers)
     model = Guide(shape)
     if number == 0:
         copying.prepare(model)
     else:
-        model.load_state_dict(torch.load(weights))
+        growing.load(model, out)
     steppers = optimizers(model)
     rates = [group["lr"] for opt in steppers for group in opt.param_groups]
     random = np.random.default_rng(10 * number + 1)
@@ -167,7 +170,7 @@ def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
             )
         if (step + 1) % every == 0 or step + 1 == stage.steps:
             export.write(out, shape, dict(model.named_parameters()), tokenizer)
-            torch.save(model.state_dict(), weights)
+            torch.save(model.state_dict(), out.with_suffix(".pt"))
 
 
 def main() -> None:
