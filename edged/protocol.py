@@ -50,6 +50,9 @@ class LlamaCppLaunch(Struct, frozen=True):
     mmproj: str | None = None  # the projector's file
     mmproj_id: str = ""  # as `file_id`
     media: tuple[Literal["image", "audio"], ...] = ()  # what the projector takes
+    speculation: bool = True  # tokens may be guessed ahead, where that pays
+    draft: str | None = None  # the file of a small model that guesses
+    draft_id: str = ""  # as `file_id`
 
 
 class Launch(Struct, frozen=True):
@@ -438,6 +441,8 @@ class Stats(Struct, frozen=True, tag="stats"):
     completion_tokens: int
     step_ms: float  # moving average
     preemptions: int = 0
+    guessed_tokens: int = 0  # by speculation
+    guessed_right: int = 0
 
 
 ToDaemon = Loading | Ready | LoadFailed | Step | Stats

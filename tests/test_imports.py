@@ -57,7 +57,18 @@ ONLY_IN = {
     "PIL": {"edged/api/image_file.py"},
 }
 WORKER_ONLY = {"numpy", "jinja2", "llguidance"}
-PURE = ["scheduler", "step", "pool", "cells", "pace", "prefixes", "sequence", "packing"]
+PURE = [
+    "scheduler",
+    "step",
+    "pool",
+    "cells",
+    "pace",
+    "prefixes",
+    "sequence",
+    "packing",
+    "lookup",
+    "wager",
+]
 
 
 def module_name(path: Path) -> str:

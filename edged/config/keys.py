@@ -65,6 +65,7 @@ OutputFormat = Literal[  # "auto" and the rows of edged/worker/output/formats.py
 Pooling = Literal["mean", "cls", "last"]
 QuantPolicy = Literal[0, 4, 8]
 Require = Literal["any", "gpu"]
+Speculation = Literal["auto", "off"]
 
 Keys = Mapping[str, "Reader | Keys"]
 
@@ -169,7 +170,8 @@ MODEL: Keys = {
         "batch": whole(1, 1 << 16),
         "pooling": choice(Pooling),
         "lora": later("adapters are not loaded yet"),
-        "draft": later("there is no speculation yet"),
+        "speculation": choice(Speculation),
+        "draft": source,
         "mmproj": source,
     },
     "lmdeploy": {

@@ -213,6 +213,10 @@ class _Reading:
             message = f'= "{options.kv_type}" needs flash attention, and flash_attention is "off"'
             self._problem(("models", model.name, "llamacpp", "kv_type"), message)
 
+        if options.draft is not None and options.speculation == "off":
+            message = '= "…" is of no use while speculation is "off"'
+            self._problem(("models", model.name, "llamacpp", "draft"), message)
+
     def _said(self, name: str, key: str) -> bool:
         """Tell whether a model or the defaults set a key, well or badly."""
         defaults = self._top.get("defaults", {})

@@ -21,6 +21,7 @@ from edged.config.keys import (
     Pooling,
     QuantPolicy,
     Require,
+    Speculation,
 )
 from edged.config.values import Listen, Source
 from edged.errors import ConfigError
@@ -72,6 +73,8 @@ class LlamaCppOptions(Struct, frozen=True):
     batch: int = 512
     pooling: Pooling | None = None  # None: as the file says
     mmproj: Source | None = None
+    speculation: Speculation = "auto"
+    draft: Source | None = None
 
 
 class LmdeployOptions(Struct, frozen=True):

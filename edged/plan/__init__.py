@@ -206,6 +206,7 @@ class _Choice:
         self._check_use(header, kind)
         settings = self._settings(options, self._hardware.cpu, pooling)
         settings, memory = self._with_projector(settings, memory, kind)
+        settings, memory = self._with_draft(settings, memory, header, context)
         self._check_room(memory, context)
         launch = Launch(
             model=self._model.name,
@@ -350,6 +351,7 @@ class _Choice:
             flash_attention=options.flash_attention,
             batch=options.batch,
             pooling=pooling,
+            speculation=options.speculation != "off",
         )
 
     def _with_projector(
@@ -368,6 +370,41 @@ class _Choice:
                 memory,
                 weights_bytes=memory.weights_bytes + projector.weights_bytes,
                 compute_bytes=memory.compute_bytes + projector.compute_bytes,
+            ),
+        )
+
+    def _with_draft(
+        self, settings: LlamaCppLaunch, memory: MemoryEstimate, header: GgufHeader, context: int
+    ) -> tuple[LlamaCppLaunch, MemoryEstimate]:
+        """Return both with the small model that guesses for this one, if it has one."""
+        source = self._model.llamacpp.draft
+        if source is None:
+            return settings, memory
+        path, file_id, small = self._file(source, read_header)
+        if settings.pooling or small.is_encoder:
+            raise _RefusedError("llamacpp.draft is for chat models, and names one: remove it")
+        if small.recurrent_layers or header.recurrent_layers:
+            raise _RefusedError(
+                "llamacpp.draft: guesses are taken back, which models with recurrent layers cannot"
+            )
+        if small.n_vocab != header.n_vocab:
+            raise _RefusedError(
+                f"llamacpp.draft has another vocabulary: {small.n_vocab} tokens, the model has "
+                f"{header.n_vocab}; take a smaller model of the same family"
+            )
+        extra = estimate(
+            small,
+            context=context,
+            parallel=self._model.parallel,
+            options=self._model.llamacpp,
+        )
+        return (
+            replace(settings, draft=str(path), draft_id=file_id),
+            replace(
+                memory,
+                weights_bytes=memory.weights_bytes + extra.weights_bytes,
+                kv_bytes=memory.kv_bytes + extra.kv_bytes,
+                compute_bytes=memory.compute_bytes + extra.compute_bytes,
             ),
         )
 

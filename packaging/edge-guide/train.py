@@ -30,7 +30,7 @@ TOKENS = 3072  # per step, padding included
 POOL = 400  # conversations that are sorted by length together
 LR = 2e-3  # AdamW: embedding, norms, biases
 LR_MATRIX = 2e-3  # Muon, scaled to AdamW's step size
-COPY_SHARE = (1.0, 0.06)  # of the batches: during the curriculum, and after it
+COPY_SHARE = (1.0, 0.1)  # of the batches: during the curriculum, and after it
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # ids and labels, (batch, time); label -100 = not learnt
 
@@ -51,7 +51,7 @@ STAGES = (
     Stage(steps=2000, copy_steps=150),
     Stage(steps=5000, fall_steps=2200),
     Stage(steps=2500, fall_steps=1800, singles=0.5),
-    Stage(steps=6000, fall_steps=5800, singles=0.3, layers=8, rate=0.5),
+    Stage(steps=3600, fall_steps=3600, singles=0.15, layers=8, rate=0.45),
 )
 
 

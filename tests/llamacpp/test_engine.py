@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -212,7 +213,9 @@ async def test_characters_are_never_cut(
     monkeypatch.setattr(vocab, "piece", listen)
     wild = Sampling(temperature=9.0, seed=3, ignore_eos=True)
     answer = await ask(engine, Text("😀"), sampling=wild, max_tokens=400)
-    assert answer.content == b"".join(spoken).decode("utf-8", "replace")
+    # The beginning of a character that the end of the answer leaves incomplete is not shown.
+    whole = codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(spoken))
+    assert answer.content == whole
     assert any(not is_text(piece) for piece in spoken), "some characters came in parts"
     assert any(len(piece.encode()) > len(piece) for piece in answer.pieces if "�" not in piece)
 

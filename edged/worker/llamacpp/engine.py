@@ -32,12 +32,14 @@ from edged.protocol import (
 from edged.worker import output
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp.constrain import Grammars, Guide
+from edged.worker.llamacpp.drafter import open_drafter
 from edged.worker.llamacpp.encoding import Encoder
 from edged.worker.llamacpp.generation import Generation
 from edged.worker.llamacpp.library import leave_process
 from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Runner
 from edged.worker.llamacpp.scheduler import Scheduler
+from edged.worker.llamacpp.speculation import Speculation
 from edged.worker.llamacpp.thread import EngineThread
 
 log = get_logger()
@@ -75,6 +77,9 @@ class LlamaCppEngine:
         self._runner = runner = await loop.run_in_executor(
             self._executor, lambda: Runner(launch, output.SHOWN_TOKENS, on_progress)
         )
+        self._drafter = await loop.run_in_executor(
+            self._executor, lambda: open_drafter(launch, runner, on_progress)
+        )
         self._context = min(launch.context, runner.cells)
         if self._context > runner.facts.n_ctx_train > 0:
             log.warning(
@@ -91,7 +96,13 @@ class LlamaCppEngine:
             slots=runner.sequences,
             cuttable=runner.facts.cuttable,
         )
-        self._thread = EngineThread(runner, scheduler, self._post)
+        settings = launch.llamacpp
+        may_guess = settings is not None and settings.speculation and runner.facts.cuttable
+        # The rows of logits that llama.cpp keeps for residents, which never need them.
+        speculation = Speculation(
+            most=runner.sequences - launch.parallel if may_guess else 0, drafter=self._drafter
+        )
+        self._thread = EngineThread(runner, scheduler, speculation, self._post)
         self._preparer = Preparer(
             runner.vocab,
             runner.facts.chat_templates,
@@ -202,6 +213,8 @@ class LlamaCppEngine:
             completion_tokens=counts.completion_tokens,
             step_ms=round(scheduler.pace.step_s * 1e3, 3),
             preemptions=scheduler.preemptions,
+            guessed_tokens=self._thread.speculation.n_guessed,
+            guessed_right=self._thread.speculation.n_right,
         )
 
     async def close(self) -> None:
@@ -215,6 +228,8 @@ class LlamaCppEngine:
             self._grammars.close()
             if self._encoder is not None:
                 await self._encoder.close()
+            if self._drafter is not None:
+                self._drafter.close()
             self._runner.close()
         for request_id, events in self._open.items():
             error = ShuttingDown("the model was stopped before the answer was complete")

@@ -29,6 +29,8 @@ from edged.worker.llamacpp.multimodal import Projector
 from edged.worker.llamacpp.raw_batch import RawBatch, VectorBatch
 from edged.worker.llamacpp.vocabulary import Vocab
 
+Rows = npt.NDArray[np.float32]  # (tokens, vocabulary)
+
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 
 # The names that Hugging Face gives to a model's templates, where it has several.
@@ -125,7 +127,7 @@ class Runner:
             raise BadModelError("this model embeds or ranks text and cannot write any")
         token = self.vocab.bos if self.vocab.bos is not None else self.vocab.eos or 0
         n = min(4, self.batch, self.cells)
-        if self.decode([(0, 0, [token] * n, True)]) is not Decoded.DONE:
+        if self.decode([(0, 0, [token] * n, 1)]) is not Decoded.DONE:
             raise RuntimeError("the first decode found no room; raise context or parallel")
         cuttable = bool(self._lib.llama_memory_seq_rm(self._memory, 0, n - 1, -1))
         self._lib.llama_memory_clear(self._memory, True)
@@ -154,11 +156,11 @@ class Runner:
 
     # ── a step ──
 
-    def decode(self, chunks: Sequence[tuple[int, int, list[int], bool]]) -> Decoded:
-        """Run one batch of chunks (sequence, first position, tokens, logits of the last token).
+    def decode(self, chunks: Sequence[tuple[int, int, list[int], int]]) -> Decoded:
+        """Run one batch of chunks (sequence, first position, tokens, how many of them get logits).
 
-        At most `batch` tokens in all, positions of a sequence without gaps. Raises DecodeError
-        when the context is beyond repair.
+        The last ones get them. At most `batch` tokens in all, positions of a sequence without
+        gaps. Raises DecodeError when the context is beyond repair.
         """
         batch, n = self._batch, 0
         alone = True
@@ -169,8 +171,8 @@ class Runner:
             batch.owners[n:end] = owner
             batch.outputs[n:end] = 0
             if wanted:
-                batch.outputs[end - 1] = 1
-            alone = alone and len(tokens) == 1
+                batch.outputs[end - wanted : end] = 1
+            alone = alone and len(tokens) == max(1, wanted)
             n = end
         batch.raw.n_tokens = n
         self._set_threads(decoding=alone)
@@ -220,8 +222,8 @@ class Runner:
             self._lib.llama_set_n_threads(self._context, *wanted)
             self._threads = wanted
 
-    def rows(self) -> npt.NDArray[np.float32]:
-        """Return the logits of the last decode: a row for each chunk that wanted them, in order.
+    def rows(self) -> Rows:
+        """Return the logits of the last decode: a row for each token that got them, in order.
 
         A writable view of llama.cpp's own buffer, valid until the next decode.
         """

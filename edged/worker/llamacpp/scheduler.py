@@ -104,11 +104,16 @@ class Scheduler:
         while decoding and not self.pool.make_room(len(decoding)):
             self._preempt(self.running[-1])
             decoding = [s for s in decoding if s.slot is not None]
-        for sequence in decoding[: self._limit]:
-            self._add_chunk(batch, sequence, 1)
+        decoding = decoding[: self._limit]
+        n_guesses = sum(len(s.guesses) for s in decoding)
+        n = len(decoding) + n_guesses
+        guess = n_guesses and n <= self._limit and self.pool.make_room(n)
+        for sequence in decoding:
+            self._add_chunk(batch, sequence, 1, guesses=tuple(sequence.guesses) if guess else ())
+            sequence.guesses = []
 
     def _plan_prefills(self, batch: Batch) -> None:
-        budget = self._limit - len(batch.chunks)
+        budget = self._limit - sum(chunk.n_cells for chunk in batch.chunks)
         if batch.chunks:
             budget = min(budget, self.pace.prompt_tokens())
         prefilling = [s for s in self.running if not s.decoding and s.donor is None]
@@ -158,17 +163,26 @@ class Scheduler:
             self._add_chunk(batch, sequence, n, span)
 
     def _add_chunk(
-        self, batch: Batch, sequence: Sequence, n: int, span: Span | None = None
+        self,
+        batch: Batch,
+        sequence: Sequence,
+        n: int,
+        span: Span | None = None,
+        guesses: tuple[int, ...] = (),
     ) -> None:
-        self.pool.grow(sequence, n)
         start = sequence.n_computed
         last = start + n == len(sequence.tokens)
-        batch.chunks.append(Chunk(sequence, start, n, last, span))
+        chunk = Chunk(sequence, start, n, last, span, guesses)
+        self.pool.grow(sequence, chunk.n_cells)
+        batch.chunks.append(chunk)
 
     # ── what the step came to ──
 
     def computed(self, batch: Batch, seconds: float) -> None:
-        """Count a batch that was decoded; the engine then appends the sampled tokens."""
+        """Count a batch that was decoded; the engine then appends the sampled tokens.
+
+        Where there were guesses it says with `settle` how many of them were right.
+        """
         decodes = prompt_tokens = 0
         for chunk in batch.chunks:
             chunk.sequence.n_computed += chunk.n
@@ -179,6 +193,14 @@ class Scheduler:
         self._limit = self._batch
         self._squeezed = False
         self.pace.observe(decodes=decodes, prompt_tokens=prompt_tokens, seconds=seconds)
+
+    def settle(self, chunk: Chunk, n_right: int) -> None:
+        """Keep the first `n_right` guesses of a computed chunk, take the others out of memory."""
+        sequence, wrong = chunk.sequence, len(chunk.guesses) - n_right
+        sequence.n_computed += n_right
+        if wrong:
+            self.pool.shrink(sequence, wrong)
+            self.pool.cut(sequence)
 
     def no_room(self, batch: Batch) -> Sequence | None:
         """Give something up, as llama.cpp found no cells although the books had some.
@@ -209,7 +231,7 @@ class Scheduler:
 
     def _take_back(self, batch: Batch) -> None:
         for chunk in batch.chunks:
-            self.pool.shrink(chunk.sequence, chunk.n)
+            self.pool.shrink(chunk.sequence, chunk.n_cells)
 
     # ── admission ──
 

@@ -46,6 +46,7 @@ class Sequence:
         "context",
         "donor",
         "group",
+        "guesses",
         "max_tokens",
         "n_borrowed",
         "n_cached",
@@ -83,6 +84,9 @@ class Sequence:
         self.donor: Sequence | None = None  # waits until this one has computed `n_borrowed`
         self.n_borrowed = 0
         self.passed_over = 0  # steps in a row in which it got no prefill budget
+        self.guesses: list[
+            int
+        ] = []  # for the tokens after the newest, to be tried in the next step
         self.used_at = 0  # the scheduler's clock at the last use as a resident
 
     @property

@@ -34,8 +34,9 @@ Operation = Share | Cut
 class Chunk:
     """`n` tokens of `sequence` from `start` on; `last`: they reach its end, so logits are due.
 
-    `span`: they are no tokens, but a part of this image or sound. Such a chunk is alone in its
-    batch.
+    `guesses` for the tokens behind them are computed too, with logits: the sampled tokens tell
+    which of them were right. `span`: they are no tokens, but a part of this image or sound. Such
+    a chunk is alone in its batch.
     """
 
     sequence: Sequence
@@ -43,6 +44,12 @@ class Chunk:
     n: int
     last: bool
     span: Span | None = None
+    guesses: tuple[int, ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        """Cells that the step writes."""
+        return self.n + len(self.guesses)
 
 
 @dataclass(slots=True)

@@ -11,16 +11,18 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from edged.errors import EdgedError, InternalError, InvalidRequest
 from edged.log import get_logger
 from edged.protocol import Event, Failed
 from edged.worker.llamacpp.constrain import GrammarStuckError
 from edged.worker.llamacpp.generation import Generation
-from edged.worker.llamacpp.runner import Decoded, Runner
+from edged.worker.llamacpp.runner import Decoded, Rows, Runner
 from edged.worker.llamacpp.sampling import NoChoiceError
 from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Sequence, Span
+from edged.worker.llamacpp.speculation import Speculation
 from edged.worker.llamacpp.step import Batch, Chunk, Share
 
 log = get_logger()
@@ -47,9 +49,14 @@ class EngineThread:
     """`run` is the thread; everything else of this class is called in it, but where it says."""
 
     def __init__(
-        self, runner: Runner, scheduler: Scheduler, post: Callable[[list[Event]], None]
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        speculation: Speculation,
+        post: Callable[[list[Event]], None],
     ) -> None:
         """`post` hands events to the loop; it is called in the thread."""
+        self.speculation = speculation
         self.runner = runner
         self.scheduler = scheduler
         self.counts = Counts()
@@ -84,6 +91,7 @@ class EngineThread:
     def run(self) -> None:
         """Work until `stop`. Whatever it raises, the context is of no use any more."""
         while self._take_commands():
+            self.speculation.guess(self.scheduler.running)
             batch = self.scheduler.schedule()
             for operation in batch.operations:
                 if isinstance(operation, Share):
@@ -113,6 +121,7 @@ class EngineThread:
 
     def _remove(self, generation: Generation, *, keep: bool = True) -> None:
         self.scheduler.finish(generation.sequence, keep=keep)
+        self.speculation.forget(generation.sequence)
         del self._generations[generation.sequence]
         del self._by_id[generation.id]
 
@@ -131,7 +140,7 @@ class EngineThread:
                         chunk.sequence.slot or 0,
                         chunk.sequence.position(chunk.start),
                         self._tokens_of(chunk),
-                        chunk.last,
+                        1 + len(chunk.guesses) if chunk.last else 0,
                     )
                     for chunk in batch.chunks
                 ]
@@ -152,7 +161,7 @@ class EngineThread:
 
     @staticmethod
     def _tokens_of(chunk: Chunk) -> list[int]:
-        return chunk.sequence.tokens[chunk.start : chunk.start + chunk.n]
+        return [*chunk.sequence.tokens[chunk.start : chunk.start + chunk.n], *chunk.guesses]
 
     def _look(self, chunk: Chunk, span: Span, generation: Generation) -> Decoded:
         """Decode a part of an image or sound."""
@@ -171,6 +180,7 @@ class EngineThread:
         """Sample where logits are due and keep the events of this step for `_post`."""
         now = time.monotonic()
         self.scheduler.computed(batch, now - started_s)
+        self.speculation.observe(batch, now - started_s)
         rows = self.runner.rows() if any(chunk.last for chunk in batch.chunks) else None
         row = 0
         for chunk, generation in zip(batch.chunks, generations, strict=True):
@@ -184,17 +194,31 @@ class EngineThread:
                 generation.first_token_s = now
                 self.counts.prompt_tokens += chunk.n
             assert rows is not None
-            row += 1
-            try:
-                over = generation.advance(rows[row - 1], self._events)
-            except NoChoiceError:
-                self._fail(generation, InternalError(_NO_CHOICE))
-            except GrammarStuckError as error:
-                self._fail(generation, InvalidRequest(f"{_STUCK}: {error}"))
-            else:
+            end = row + 1 + len(chunk.guesses)
+            self._advance(chunk, generation, rows[row:end])
+            row = end
+
+    def _advance(self, chunk: Chunk, generation: Generation, rows: Rows) -> None:
+        """Sample the token after each computed one, as long as the next one was guessed right."""
+        n_right, over = 0, False
+        try:
+            for guess, row in zip_longest(chunk.guesses, rows):
+                over = generation.advance(row, self._events)
                 self.counts.completion_tokens += 1
-                if over:
-                    self._remove(generation)
+                if over or generation.sequence.tokens[-1] != guess:
+                    break
+                n_right += 1
+        except NoChoiceError:
+            self._fail(generation, InternalError(_NO_CHOICE))
+            return
+        except GrammarStuckError as error:
+            self._fail(generation, InvalidRequest(f"{_STUCK}: {error}"))
+            return
+        if chunk.guesses:
+            self.scheduler.settle(chunk, n_right)
+            self.speculation.learn(chunk, n_right)
+        if over:
+            self._remove(generation)
 
     def _give_up(self, sequence: Sequence | None) -> None:
         if sequence is not None:

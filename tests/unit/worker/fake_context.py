@@ -64,7 +64,7 @@ class FakeContext:
 
     def decode(self, batch: Batch) -> bool:
         """Write the chunks' cells; False when there are not enough."""
-        if self.used + sum(chunk.n for chunk in batch.chunks) > self.cells:
+        if self.used + sum(chunk.n_cells for chunk in batch.chunks) > self.cells:
             return False
         for chunk in batch.chunks:
             slot = chunk.sequence.slot
@@ -76,6 +76,9 @@ class FakeContext:
             positions = self._positions(batch, chunk)
             group = chunk.sequence.group
             held += [Cell(t, group, p) for t, p in zip(tokens, positions, strict=True)]
+            assert self.cuttable or not chunk.guesses
+            behind = positions[-1] + 1
+            held += [Cell(t, group, behind + i) for i, t in enumerate(chunk.guesses)]
         return True
 
     @staticmethod
@@ -154,14 +157,33 @@ class Driver:
         self.scheduler.computed(batch, 0.01)
         for chunk in batch.chunks:
             if chunk.last:
-                self._append(chunk.sequence)
+                self._advance(chunk)
         return batch
 
-    def _append(self, sequence: Sequence) -> None:
-        assert sequence not in self.ended
-        token = next_token(sequence.tokens)
-        self.answers[sequence].append(token)
-        reason = sequence.append(token, {END})
+    def guess(self, right: int, wrong: int) -> None:
+        """Put `right` right and then `wrong` wrong guesses beside everyone who decodes."""
+        for sequence in self.scheduler.running:
+            if not sequence.decoding or sequence.donor is not None:
+                continue
+            tokens = list(sequence.tokens)
+            for _ in range(right):
+                tokens.append(next_token(tokens))
+            tokens += [(next_token(tokens) + 1) % N_VOCAB] * wrong
+            room = sequence.context - len(sequence.tokens) - 1
+            sequence.guesses = tokens[len(sequence.tokens) :][: max(0, room)]
+
+    def _advance(self, chunk: Chunk) -> None:
+        sequence, n_right, reason = chunk.sequence, 0, None
+        for guess in (*chunk.guesses, None):
+            assert sequence not in self.ended
+            token = next_token(sequence.tokens)
+            self.answers[sequence].append(token)
+            reason = sequence.append(token, {END})
+            if reason is not None or token != guess:
+                break
+            n_right += 1
+        if chunk.guesses:
+            self.scheduler.settle(chunk, n_right)
         if reason is not None:
             self.ended[sequence] = reason
             self.scheduler.finish(sequence)

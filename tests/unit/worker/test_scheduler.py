@@ -12,6 +12,7 @@ from edged.worker.llamacpp.sequence import Span
 from edged.worker.llamacpp.step import Share
 from tests.unit.worker.fake_context import IMAGE, Driver, FakeContext, expected_answer, next_token
 
+OUTCOMES = ["done", "done", "interrupted", "no_room"]
 TOKENS = st.integers(1, 5)  # few, so that prompts often begin alike
 
 
@@ -98,6 +99,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     def steps(self, n: int) -> None:
         for _ in range(n):
             self.driver.step()
+
+    @rule(right=st.integers(0, 3), wrong=st.integers(0, 2), outcome=st.sampled_from(OUTCOMES))
+    def guess(self, right: int, wrong: int, outcome: str) -> None:
+        if self.driver.context.cuttable:
+            self.driver.guess(right, wrong)
+            self.driver.step(outcome)
 
     @rule(outcome=st.sampled_from(["interrupted", "no_room"]))
     def bad_step(self, outcome: str) -> None:
