@@ -6,14 +6,42 @@ Times are in s, sizes in bytes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from msgspec import Struct
 
 from edged.hardware import Hardware
-from edged.protocol import Kind, Stats
+from edged.protocol import Kind, Launch, Stats
 
 State = Literal["starting", "ready", "draining", "stopped", "backoff", "failed"]
+
+
+class Settings(Struct, frozen=True):
+    """What was chosen for a llama.cpp worker when it was launched."""
+
+    threads: int  # of a step in which everyone gets one token
+    threads_batch: int  # of a step with prompts
+    batch: int  # tokens of a step at most
+    kv_type: str
+    flash_attention: Literal["auto", "on", "off"]
+    gpu_layers: int
+    pool: int  # KV cells of all requests together
+
+    @classmethod
+    def of(cls, launch: Launch | None) -> Self | None:
+        """Return the settings of a launch; None where no llama.cpp runs."""
+        if launch is None or launch.llamacpp is None:
+            return None
+        chosen = launch.llamacpp
+        return cls(
+            threads=chosen.threads,
+            threads_batch=chosen.threads_batch,
+            batch=chosen.batch,
+            kv_type=chosen.kv_type,
+            flash_attention=chosen.flash_attention,
+            gpu_layers=chosen.gpu_layers,
+            pool=launch.pool,
+        )
 
 
 class ModelStatus(Struct, frozen=True):
@@ -39,6 +67,7 @@ class ModelStatus(Struct, frozen=True):
     stats: Stats | None
     stderr_tail: tuple[str, ...]
     kind: Kind | None = None  # what it serves; None: an upstream, or it cannot run
+    settings: Settings | None = None  # of its worker, else of the plan
 
 
 class ConfigStatus(Struct, frozen=True):

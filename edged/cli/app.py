@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, check, serve, show
+from edged.cli import ask, bench, check, serve, show
 
 app = typer.Typer(
     name="edged",
@@ -30,4 +30,5 @@ app.command("check")(check.check)
 app.command("status")(show.status)
 app.command("models")(show.models)
 app.command("ask")(ask.ask)
+app.command("bench")(bench.bench)
 app.command("version")(show.version)

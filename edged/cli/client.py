@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, NoReturn
 
 import httpx
@@ -52,19 +52,43 @@ def reach(url: str | None, listen: Listen | None, *, limit_s: float = _LIMIT_S) 
 def connected(url: str | None, *, limit_s: float = _LIMIT_S) -> Iterator[httpx.Client]:
     """Give a client of the daemon; a failure inside becomes one line and exit code 1."""
     listen = None if url else _first_listen()
-    shown = url or str(listen)
-    with reach(url, listen, limit_s=limit_s) as client:
-        try:
+    with reach(url, listen, limit_s=limit_s) as client, _explained(url or str(listen)):
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def connected_async(
+    url: str | None, *, limit_s: float = _LIMIT_S
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client for several requests at once; failures as in `connected`.
+
+    Cancelling a request closes its connection, at which the daemon aborts it.
+    """
+    listen = None if url else _first_listen()
+    base, socket_path = _where(url, listen)
+    client = httpx.AsyncClient(
+        base_url=base,
+        transport=httpx.AsyncHTTPTransport(uds=socket_path),
+        timeout=httpx.Timeout(limit_s, connect=_CONNECT_LIMIT_S),
+    )
+    async with client:
+        with _explained(url or str(listen)):
             yield client
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            fail(
-                f"edged does not answer at {shown} ({error}); start it with `edged serve`, "
-                "or say where it is with --url"
-            )
-        except httpx.UnsupportedProtocol:
-            fail(f"{shown} is not a URL; write it like http://127.0.0.1:8000")
-        except httpx.HTTPError as error:
-            fail(f"edged at {shown} broke off: {error or type(error).__name__}")
+
+
+@contextlib.contextmanager
+def _explained(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        fail(
+            f"edged does not answer at {shown} ({error}); start it with `edged serve`, "
+            "or say where it is with --url"
+        )
+    except httpx.UnsupportedProtocol:
+        fail(f"{shown} is not a URL; write it like http://127.0.0.1:8000")
+    except httpx.HTTPError as error:
+        fail(f"edged at {shown} broke off: {error or type(error).__name__}")
 
 
 def fetch(client: httpx.Client, path: str) -> Any:

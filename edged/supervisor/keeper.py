@@ -18,7 +18,7 @@ from edged import errors
 from edged.log import get_logger
 from edged.plan import ModelPlan
 from edged.protocol import Event, Launch, Request
-from edged.status import ModelStatus, State
+from edged.status import ModelStatus, Settings, State
 from edged.supervisor.lifecycle import Backoff, Limits, why_leave
 from edged.supervisor.line import Line, Ticket
 from edged.supervisor.worker_process import BadModelError, WorkerProcess
@@ -412,4 +412,5 @@ class Keeper:
             stats=worker.stats if worker else None,
             stderr_tail=worker.stderr_tail if worker else self._last_words,
             kind=plan.kind,
+            settings=Settings.of(worker.launch if worker else plan.launch),
         )

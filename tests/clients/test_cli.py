@@ -35,7 +35,7 @@ def edged(*arguments: str, stdin: str | None = None, **environment: str) -> Ran:
 def test_help_lists_the_commands() -> None:
     ran = edged("--help")
     assert ran.returncode == 0
-    for name in ("serve", "check", "status", "models", "ask", "version"):
+    for name in ("serve", "check", "status", "models", "ask", "bench", "version"):
         assert name in ran.stdout
     ran = edged("serve", "--help")
     assert ran.returncode == 0
@@ -70,7 +70,9 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["models"], ["ask", "hi"], ["status", "--json"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["models"], ["ask", "hi"], ["status", "--json"], ["bench"]]
+)
 def test_daemon_that_does_not_answer_is_one_line_and_exit_code_1(command: list[str]) -> None:
     ran = edged(*command, "--url", f"http://127.0.0.1:{free_port()}")
     assert ran.returncode == 1
@@ -158,6 +160,7 @@ def test_status_and_models_show_what_runs(daemon: str) -> None:
     assert "llamacpp" in ran.stdout
     found = json.loads(edged("status", "--json", "--url", daemon).stdout)
     assert found["models"][0]["state"] == "ready"
+    assert found["models"][0]["settings"]["threads"] >= 1
     assert "gpt-4o-mini (alias of edge-guide)" in edged("models", "--url", daemon).stdout
     listed = json.loads(edged("models", "--json", "--url", f"{daemon}/v1").stdout)
     assert listed["object"] == "list"
