@@ -1,7 +1,9 @@
-"""``python -m tests.bench``: measure edged beside llama-server and print, keep and document it."""
+"""``python -m tests.bench``: measure edged beside its peers; print, keep and document it."""
 
 import argparse
 import asyncio
+import dataclasses
+import itertools
 import os
 import shlex
 import shutil
@@ -9,24 +11,25 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.bench import daemon_cost, report
-from tests.bench.client import BenchError, chat
-from tests.bench.prompts import Prompts, user
-from tests.bench.rest import TARGET_MB, rest_mb
-from tests.bench.scenarios import SCENARIOS, Figures, Row, Scenario
-from tests.bench.servers import Server, Settings, edged, llama_server, running
+from tests.bench import daemon_cost, greedy, report, rest
+from tests.bench.client import BenchError
+from tests.bench.others import watched
+from tests.bench.rounds import play
+from tests.bench.scenario import EDGED, LLAMA_SERVER, SAME, Scenario
+from tests.bench.scenarios import SCENARIOS
+from tests.bench.servers import Settings
+from tests.bench.sides import standing
 from tests.models import UnavailableError, bench_model
 
-NAMES = (*SCENARIOS, "rest", "daemon")
-REST = Row("pss", "daemon, no model loaded: PSS", "MB", more_is_better=False, target=TARGET_MB)
-BUSY_ABOVE = 0.1
+NAMES = (*SCENARIOS, "daemon", "rest", "greedy")
+LOOK_S = 2.0
 PLAIN_WIDTH = 150
-ACT_LIMIT_S = 600.0
 
 
 def arguments() -> argparse.Namespace:
@@ -56,71 +59,39 @@ def arguments() -> argparse.Namespace:
 async def measure(
     options: argparse.Namespace, settings: Settings, folder: Path, progress: Progress
 ) -> list[report.Section]:
-    """Run the chosen scenarios."""
-    sections = []
-    if "rest" in options.names and not options.same:
-        pss = await rest_mb(settings, folder / "rest")
-        result = report.Result(REST, (pss,))
-        sections.append(report.Section("rest", "edged alone, PSS of its processes", (result,)))
-    if "daemon" in options.names and not options.same:
-        sections += await daemon_cost.sections(settings, folder, options.pairs)
-    chosen = [SCENARIOS[name] for name in options.names if name in SCENARIOS]
-    if not chosen:
+    """Run the chosen scenarios in the order of the table of targets."""
+    sections: list[report.Section] = []
+    chosen = [scenario for name, scenario in SCENARIOS.items() if name in options.names]
+    for own_threads, scenarios in itertools.groupby(chosen, key=lambda each: each.own_threads):
+        given = dataclasses.replace(settings, threads=None if own_threads else settings.threads)
+        place = folder / f"sides{len(sections)}"
+        sections += await _together(list(scenarios), options, given, place, progress)
+    if options.same:
         return sections
-    first = (
-        llama_server(settings, folder / "same", "same")
-        if options.same
-        else edged(settings, folder / "edged")
-    )
-    second = llama_server(settings, folder / "llama-server")
-    async with running(first) as one, running(second) as other:
-        for server in (one, other):
-            await chat(server.address, [user(f"Warm up {server.name}, please.")], 8)
-        return sections + [
-            await _compare(scenario, (one, other), options.pairs, progress) for scenario in chosen
+    if "daemon" in options.names:
+        sections += await daemon_cost.sections(settings, folder, options.pairs)
+    if "rest" in options.names:
+        sections.append(await rest.section(settings, folder, options.pairs))
+    if "greedy" in options.names:
+        sections.append(await greedy.section(settings, folder, progress))
+    return sections
+
+
+async def _together(
+    scenarios: Sequence[Scenario],
+    options: argparse.Namespace,
+    settings: Settings,
+    folder: Path,
+    progress: Progress,
+) -> list[report.Section]:
+    """Play scenarios whose sides have the same settings: each side is started once."""
+    names = {each.name: (LLAMA_SERVER, SAME) if options.same else each.sides for each in scenarios}
+    needed = dict.fromkeys(itertools.chain(*names.values()))
+    async with standing(tuple(needed), settings, folder) as sides:
+        return [
+            await play(each, [sides[name] for name in names[each.name]], options.pairs, progress)
+            for each in scenarios
         ]
-
-
-async def _compare(
-    scenario: Scenario, sides: tuple[Server, Server], n_pairs: int, progress: Progress
-) -> report.Section:
-    """Play ``n_pairs`` rounds; in each act the sides take turns in the order A B B A A B ..."""
-    figures: dict[str, list[Figures]] = {side.name: [] for side in sides}
-    task = progress.add_task(scenario.name, total=2 * n_pairs * len(scenario.acts))
-    for pair in range(n_pairs):
-        # Both sides of a pair get the same texts; the time makes them new to a used cache.
-        prompts = Prompts(f"{time.time_ns()} {pair}")
-        for side in sides:
-            figures[side.name].append({})
-        for act in scenario.acts:
-            for side in sides if pair % 2 == 0 else sides[::-1]:
-                try:
-                    async with asyncio.timeout(ACT_LIMIT_S):
-                        figures[side.name][-1] |= await act(side, prompts)
-                except (BenchError, TimeoutError, OSError, EOFError) as error:
-                    reason = f"{scenario.name} on {side.name}: {error or type(error).__name__}"
-                    raise BenchError(reason) from error
-                progress.advance(task)
-    one, other = (figures[side.name] for side in sides)
-    results = tuple(
-        report.Result(
-            row, tuple(round_[row.key] for round_ in one), tuple(r[row.key] for r in other)
-        )
-        for row in scenario.rows
-    )
-    return report.Section(scenario.name, scenario.about, results)
-
-
-def busy(seconds: float = 2.0) -> float:
-    """Return the part of the processors' time that others take now."""
-
-    def times() -> list[int]:
-        return [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-
-    before = times()
-    time.sleep(seconds)
-    spent = [after - b for after, b in zip(times(), before, strict=True)]
-    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))
 
 
 def main() -> int:
@@ -140,31 +111,34 @@ def main() -> int:
             batch=options.batch,
             peer_args=tuple(shlex.split(options.peer_args)),
         )
-        load = busy()
-        if load > BUSY_ABOVE:
-            console.print(f"[yellow]Others take {load:.0%} of this box: the figures say little.")
+        with watched() as before:
+            time.sleep(LOOK_S)
+        if before.too_much:
+            console.print(
+                f"[yellow]Others take {before.others + before.stolen:.0%} of this box: the figures "
+                "will say little."
+            )
         with Progress(console=console, transient=True) as progress:
             sections = asyncio.run(measure(options, settings, folder, progress))
     except (BenchError, UnavailableError) as error:
-        console.print(f"[red]{error}", markup=True, highlight=False)
+        console.print(str(error), style="red", markup=False, highlight=False)
         console.print(f"logs: {folder}")
         return 1
     except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
         return 130
     shutil.rmtree(folder, ignore_errors=True)
-    names = ("llama-server (1)", "llama-server (2)") if options.same else ("edged", "llama-server")
     about = report.machine() | {
-        "busy before": f"{load:.0%}",
+        "others before": f"{before.others + before.stolen:.0%}",
         "settings": f"{settings.threads} threads, pool {settings.context}x{settings.parallel}, "
         f"batch {settings.batch}, KV {settings.kv_type}",
         "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
     }
-    report.show(console, sections, report.heads(names))
+    report.show(console, sections, LLAMA_SERVER if options.same else EDGED)
     if options.json:
         report.write_json(options.json, about, sections)
     if not (options.same or options.no_docs):
-        report.write_document(about, sections, names)
+        report.write_document(about, sections)
     return 0
 
 

@@ -18,11 +18,12 @@ class BenchError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where a server listens, and the model to ask for."""
+    """Where a server listens, and the model to ask for. ``counts``: its streams tell the usage."""
 
     port: int
     host: str = "127.0.0.1"
     model: str = "bench"
+    counts: bool = True
 
 
 @dataclasses.dataclass
@@ -35,6 +36,7 @@ class Answer:
     n_prompt: int = 0
     n_cached: int = 0
     n_tokens: int = 0
+    reason: str = ""  # why it ended
 
     @property
     def ttft_s(self) -> float:
@@ -58,6 +60,7 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
+    finish_reason: str | None = None
 
 
 class _Details(msgspec.Struct):
@@ -91,7 +94,7 @@ async def chat(
 
     The benchmark's model never ends by itself, so neither side has to mask the end token.
     ``answer`` fills up while the stream runs, for a caller that watches it. ``counted``: the
-    server tells its usage, which is checked.
+    server tells its usage, which is checked; where it cannot, the reason of the end says as much.
     """
     body = {
         "model": address.model,
@@ -100,13 +103,15 @@ async def chat(
         "temperature": 0,
         "stream": True,
     }
-    if counted:
+    if counted and address.counts:
         body["stream_options"] = {"include_usage": True}
     answer = answer or Answer(0.0)
     answer.started = time.perf_counter()
     async with asyncio.timeout(REQUEST_LIMIT_S):
         async for arrived, line in _events(address, "/v1/chat/completions", body):
             _take(answer, arrived, line)
+    if counted and not address.counts and answer.reason == "length":
+        answer.n_tokens = max_tokens
     if counted and answer.n_tokens != max_tokens:
         raise BenchError(f"{answer.n_tokens} tokens came, {max_tokens} were asked for")
     return answer
@@ -114,19 +119,24 @@ async def chat(
 
 async def whole(address: Address, messages: list[dict[str, str]], max_tokens: int) -> None:
     """Ask for one answer that is not streamed."""
-    content = msgspec.json.encode(
-        {"model": address.model, "messages": messages, "max_tokens": max_tokens}
-    )
+    body = {"model": address.model, "messages": messages, "max_tokens": max_tokens}
+    await post(address, "/v1/chat/completions", body)
+
+
+async def post(address: Address, path: str, body: dict[str, Any]) -> bytes:
+    """Return the body of the answer to a request, on a connection of its own."""
+    content = msgspec.json.encode(body)
     async with asyncio.timeout(REQUEST_LIMIT_S):
         reader, writer = await asyncio.open_connection(address.host, address.port)
         try:
-            writer.write(_head(address, "/v1/chat/completions", content) + content)
-            status = await reader.readline()
+            writer.write(_head(address, path, content) + content)
             said = await reader.read()
         finally:
             writer.close()
-    if status.split()[1:2] != [b"200"]:
-        raise BenchError(f"{status.decode().strip()}: {said.decode(errors='replace')[-500:]}")
+    head, _, rest = said.partition(b"\r\n\r\n")
+    if head.split()[1:2] != [b"200"]:
+        raise BenchError(said.decode(errors="replace")[-500:])
+    return rest
 
 
 def _head(address: Address, path: str, content: bytes) -> bytes:
@@ -146,6 +156,7 @@ def _take(answer: Answer, arrived: float, line: bytes) -> None:
         if text:
             answer.arrivals.append(arrived)
             answer.text += text
+        answer.reason = choice.finish_reason or answer.reason
     if event.usage is not None:
         answer.n_prompt = event.usage.prompt_tokens
         answer.n_tokens = event.usage.completion_tokens

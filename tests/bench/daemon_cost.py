@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,65 +21,69 @@ from edged.protocol import Messages
 from edged.store.gguf import read_header
 from edged.worker.template import Template
 from tests.bench.client import Answer, BenchError, chat, whole
+from tests.bench.others import Taken, watched
 from tests.bench.prompts import user
+from tests.bench.python_peer import packages
 from tests.bench.report import Result, Section
-from tests.bench.scenarios import Row
+from tests.bench.scenario import LLAMA_CPP_PYTHON, Row
 from tests.bench.servers import ROOT, Launch, Server, Settings, edged, free_port, running
-from tests.models.cache import build_once
 
 REQUESTS = 300
 STREAMS = 64
 TOKENS = 500
 HISTORY = 100
-_PEER_NEEDS = (
-    "fastapi==0.165.0",
-    "pydantic-settings==2.16.3",
-    "sse-starlette==3.7.0",
-    "starlette-context==0.3.6",
-    "PyYAML==6.0.3",
-)
-
-REQUEST = Row("request", "whole request of one token", "ms", more_is_better=False, target=1.0)
-CHUNKS = Row("chunks", "chunks per CPU second", "1/s", more_is_better=True, target=50_000)
+WHOLE = Row("request", "whole request of one token", "ms", more_is_better=False)
+BARE = Row("bare", "the same to a bare asyncio server", "ms", more_is_better=False)
+COST = Row("cost", "daemon: the difference", "ms", more_is_better=False, limit=1.0)
+CHUNKS = Row("chunks", "chunks per CPU second", "1/s", more_is_better=True, limit=50_000)
 PARSE = Row(
-    "parse", f"{HISTORY} messages: read, check, render", "ms", more_is_better=False, target=5.0
+    "parse", f"{HISTORY} messages: read, check, render", "ms", more_is_better=False, limit=5.0
 )
-BESIDE = (
-    Row("request", "whole request of one token", "ms", more_is_better=False),
-    Row("chunks", "chunks per CPU second", "1/s", more_is_better=True),
-)
+BESIDE = (WHOLE, dataclasses.replace(CHUNKS, limit=None))
 
 
 async def sections(settings: Settings, folder: Path, n_pairs: int) -> list[Section]:
     """Measure edged against its targets, and beside its peer."""
-    figures: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, list[float]] = {"bare": [], "cost": [], "parse": []}
     async with (
         running(_edged(settings, folder / "edged")) as one,
         running(_peer(settings, folder / "peer")) as other,
+        running(_bare(folder / "bare")) as bare,
     ):
+        figures: dict[str, dict[str, list[float]]] = {}
+        taken: dict[str, list[Taken]] = {}
         for server in (one, other):
             figures[server.name] = {"request": [], "chunks": []}
+            taken[server.name] = []
             await _request_ms(server)
         for pair in range(n_pairs):
             for server in (one, other) if pair % 2 == 0 else (other, one):
-                figures[server.name]["request"].append(await _request_ms(server))
-                figures[server.name]["chunks"].append(await _chunks_per_cpu_s(server))
-    ours, theirs = figures[one.name], figures[other.name]
-    parse = tuple(_parse_ms() for _ in range(n_pairs))
+                with watched() as meanwhile:
+                    figures[server.name]["request"].append(await _request_ms(server))
+                    figures[server.name]["chunks"].append(await _chunks_per_cpu_s(server))
+                taken[server.name].append(meanwhile)
+            found["bare"].append(await _request_ms(bare))
+            found["cost"].append(figures[one.name]["request"][-1] - found["bare"][-1])
+            found["parse"].append(_parse_ms())
+    found |= figures[one.name]
     return [
         Section(
             "daemon",
             "what the daemon costs, with an engine of no cost",
-            (
-                Result(REQUEST, tuple(ours["request"])),
-                Result(CHUNKS, tuple(ours["chunks"])),
-                Result(PARSE, parse),
+            tuple(
+                Result(row, {one.name: tuple(found[row.key])})
+                for row in (WHOLE, BARE, COST, CHUNKS, PARSE)
             ),
+            {one.name: taken[one.name]},
         ),
         Section(
             "daemon-peer",
-            "the same beside llama-cpp-python's own server (second column), no model either",
-            tuple(Result(row, tuple(ours[row.key]), tuple(theirs[row.key])) for row in BESIDE),
+            "the same beside llama-cpp-python's own server, no model either",
+            tuple(
+                Result(row, {name: tuple(each[row.key]) for name, each in figures.items()})
+                for row in BESIDE
+            ),
+            taken,
         ),
     ]
 
@@ -146,16 +149,15 @@ def _edged(settings: Settings, folder: Path) -> Launch:
 def _peer(settings: Settings, folder: Path) -> Launch:
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    packages = build_once("null-peer-1", _install)
     script = str(Path(__file__).with_name("null_peer.py"))
     command = (sys.executable, script, str(port), str(settings.model))
-    environment = {"PYTHONPATH": str(packages)}
+    environment = {"PYTHONPATH": str(packages())}
     log = folder / "log.txt"
-    return Launch("llama-cpp-python", command, port, "/v1/models", log, environment)
+    return Launch(LLAMA_CPP_PYTHON, command, port, "/v1/models", log, environment)
 
 
-def _install(target: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
-    done = subprocess.run([*pip, *_PEER_NEEDS], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise BenchError(f"the peer's packages cannot be installed: {done.stderr[-300:]}")
+def _bare(folder: Path) -> Launch:
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = (sys.executable, str(Path(__file__).with_name("bare_peer.py")), str(port))
+    return Launch("bare", command, port, "/", folder / "log.txt")

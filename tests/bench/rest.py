@@ -4,13 +4,22 @@ import asyncio
 import re
 from pathlib import Path
 
+from tests.bench.report import Result, Section
+from tests.bench.scenario import EDGED, Row
 from tests.bench.servers import Settings, edged, running
 
 SETTLE_S = 5.0
-TARGET_MB = 60.0
+PSS = Row("pss", "daemon, no model loaded: PSS", "MB", more_is_better=False, limit=60.0)
 
 
-async def rest_mb(settings: Settings, folder: Path) -> float:
+async def section(settings: Settings, folder: Path, n_rounds: int) -> Section:
+    """Start the daemon so many times and measure each."""
+    found = [await _rest_mb(settings, folder / f"rest{i}") for i in range(n_rounds)]
+    about = f"edged alone, {SETTLE_S:.0f} s after its start, PSS of its processes"
+    return Section("rest", about, (Result(PSS, {EDGED: tuple(found)}),))
+
+
+async def _rest_mb(settings: Settings, folder: Path) -> float:
     """Return the PSS in MB (10^6 bytes) of the daemon and any child it has."""
     async with running(edged(settings, folder, load="on-demand")) as server:
         await asyncio.sleep(SETTLE_S)

@@ -1,91 +1,32 @@
-"""What is measured: each scenario asks one server for one round of figures.
-
-Targets are those of the llama.cpp engine's design: the ratio edged / llama-server, or, where there
-is nothing to compare with, edged's figure itself.
-"""
+"""What is measured, in the order of the table of targets."""
 
 import asyncio
-import dataclasses
-import functools
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-from tests.bench.client import Answer, BenchError, chat
+from tests.bench.busy import BUSY
+from tests.bench.client import Answer, chat
+from tests.bench.decode import DECODE
 from tests.bench.prompts import Prompts, assistant, system, user
-from tests.bench.servers import Server
-
-Figures = dict[str, float]
-Act = Callable[[Server, Prompts], Awaitable[Figures]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table. ``target`` bounds the ratio: from below where more is better."""
-
-    key: str
-    label: str
-    unit: str
-    more_is_better: bool
-    target: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Scenario:
-    """A way to load a server, in one or more acts that together return a figure for each row.
-
-    The sides take turns act by act: a shared machine's speed changes within seconds.
-    """
-
-    name: str
-    about: str
-    rows: tuple[Row, ...]
-    acts: tuple[Act, ...]
-
-
-DECODE_CLIENTS = (1, 2, 4, 8)
-DECODE_TOKENS = 64
-DECODE_PROMPT_WORDS = 20
-
-
-async def _decode(server: Server, prompts: Prompts, n_clients: int) -> Figures:
-    started = time.perf_counter()
-    answers = await asyncio.gather(
-        *(
-            chat(
-                server.address,
-                [user(prompts.text(f"decode {n_clients} {i}", DECODE_PROMPT_WORDS))],
-                DECODE_TOKENS,
-            )
-            for i in range(n_clients)
-        )
-    )
-    wall_s = max(answer.ended for answer in answers) - started
-    return {
-        f"whole{n_clients}": sum(answer.n_tokens for answer in answers) / wall_s,
-        f"steady{n_clients}": _steady_rate(answers),
-    }
-
-
-def _steady_rate(answers: Sequence[Answer]) -> float:
-    """Return tokens/s of the time in which every client was being served tokens."""
-    begin = max(answer.arrivals[0] for answer in answers)
-    end = min(answer.ended for answer in answers)
-    if end <= begin:
-        raise BenchError("the clients were served one after the other, not together")
-    tokens = sum(
-        sum(begin < at <= end for at in answer.arrivals) * answer.n_tokens / len(answer.arrivals)
-        for answer in answers
-    )
-    return tokens / (end - begin)
-
+from tests.bench.restart import RESTART
+from tests.bench.scenario import (
+    EDGED,
+    LLAMA_SERVER,
+    Figures,
+    Row,
+    Scenario,
+    Side,
+    only_server,
+)
 
 SHARED_CLIENTS = 8
 SHARED_SYSTEM_WORDS = 700
 SHARED_TOKENS = 16
 
 
-async def _shared(server: Server, prompts: Prompts) -> Figures:
+async def _shared(side: Side, prompts: Prompts) -> Figures:
+    server = only_server(side)
     preamble = system(prompts.text("shared", SHARED_SYSTEM_WORDS))
     answers = await asyncio.gather(
         *(
@@ -93,10 +34,13 @@ async def _shared(server: Server, prompts: Prompts) -> Figures:
             for i in range(SHARED_CLIENTS)
         )
     )
-    return {
-        "ttft": statistics.median(answer.ttft_s for answer in answers),
-        "cached": sum(a.n_cached for a in answers) / sum(a.n_prompt for a in answers) * 100,
-    }
+    return {"ttft": statistics.median(answer.ttft_s for answer in answers)} | _cached(answers)
+
+
+def _cached(answers: Sequence[Answer]) -> Figures:
+    """Return the share of the prompts that was not computed, where the server counts it."""
+    n_prompt = sum(answer.n_prompt for answer in answers)
+    return {"cached": sum(a.n_cached for a in answers) / n_prompt * 100} if n_prompt else {}
 
 
 CHAT_CLIENTS = 4
@@ -105,7 +49,8 @@ CHAT_SYSTEM_WORDS = 350
 CHAT_TOKENS = 32
 
 
-async def _chats(server: Server, prompts: Prompts) -> Figures:
+async def _chats(side: Side, prompts: Prompts) -> Figures:
+    server = only_server(side)
     preamble = system(prompts.text("chats", CHAT_SYSTEM_WORDS))
 
     async def conversation(client: int) -> list[Answer]:
@@ -121,10 +66,7 @@ async def _chats(server: Server, prompts: Prompts) -> Figures:
     conversations = await asyncio.gather(*(conversation(i) for i in range(CHAT_CLIENTS)))
     wall_s = time.perf_counter() - started
     answers = [answer for conversation in conversations for answer in conversation]
-    return {
-        "wall": wall_s,
-        "cached": sum(a.n_cached for a in answers) / sum(a.n_prompt for a in answers) * 100,
-    }
+    return {"wall": wall_s} | _cached(answers)
 
 
 STALL_STREAMS = 4
@@ -134,7 +76,8 @@ STALL_WORDS = 1500
 STALL_LIMIT_S = 60.0
 
 
-async def _stall(server: Server, prompts: Prompts) -> Figures:
+async def _stall(side: Side, prompts: Prompts) -> Figures:
+    server = only_server(side)
     streams = [Answer(0.0) for _ in range(STALL_STREAMS)]
     tasks = [
         asyncio.create_task(
@@ -160,34 +103,16 @@ async def _stall(server: Server, prompts: Prompts) -> Figures:
     }
 
 
-def _clients(n: int) -> str:
-    return "1 client" if n == 1 else f"{n} clients"
-
-
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario(
-            "decode",
-            f"unique prompts of {DECODE_PROMPT_WORDS} words, {DECODE_TOKENS} tokens each, "
-            "all clients together; whole: from the first request to the last token; "
-            "steady: while every client was receiving",
-            tuple(
-                row
-                for n in DECODE_CLIENTS
-                for row in (
-                    Row(f"whole{n}", f"{_clients(n)}, whole", "tokens/s", True, 0.97),
-                    Row(f"steady{n}", f"{_clients(n)}, steady", "tokens/s", True),
-                )
-            ),
-            tuple(functools.partial(_decode, n_clients=n) for n in DECODE_CLIENTS),
-        ),
+        DECODE,
         Scenario(
             "shared",
             f"{SHARED_CLIENTS} clients at once, the same {SHARED_SYSTEM_WORDS}-word system prompt "
             f"that no cache holds, {SHARED_TOKENS} tokens each",
             (
-                Row("ttft", "time to first token, p50", "s", False, 0.2),
+                Row("ttft", "time to first token, p50", "s", False, {LLAMA_SERVER: 0.2}),
                 Row("cached", "prompt tokens not computed", "%", True),
             ),
             (_shared,),
@@ -197,7 +122,7 @@ SCENARIOS = {
             f"{CHAT_CLIENTS} clients with {CHAT_TURNS} turns each, the same "
             f"{CHAT_SYSTEM_WORDS}-word system prompt, {CHAT_TOKENS} tokens an answer",
             (
-                Row("wall", "wall time", "s", False, 0.75),
+                Row("wall", "wall time", "s", False, {LLAMA_SERVER: 0.75}),
                 Row("cached", "prompt tokens not computed", "%", True),
             ),
             (_chats,),
@@ -207,10 +132,14 @@ SCENARIOS = {
             f"{STALL_STREAMS} streams of {STALL_TOKENS} tokens while a prompt of {STALL_WORDS} "
             "words arrives",
             (
-                Row("gap", "worst gap between tokens", "s", False, 0.05),
+                Row("gap", "worst gap between tokens", "s", False, {LLAMA_SERVER: 0.05}),
                 Row("ttft", "time to first token of the long prompt", "s", False),
             ),
             (_stall,),
+            # llama-cpp-python's server has one stream at a time, so that none can be stalled.
+            sides=(EDGED, LLAMA_SERVER),
         ),
+        BUSY,
+        RESTART,
     )
 }

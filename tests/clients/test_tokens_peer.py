@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,8 @@ import httpx
 import pytest
 
 import edged.store
-from tests.clients.conftest import CONTEXT, LIMIT_S, free_port
-from tests.models import cache_dir
-from tests.models.source import llama_cpp_version
+from tests.clients.conftest import CONTEXT
+from tests.llamacpp.peer import llama_server
 
 GUIDE = Path(edged.store.__file__).parent / "builtin" / "edge-guide.gguf"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -76,35 +72,8 @@ MESSAGES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def peer() -> Iterator[httpx.Client]:
-    """Run llama-server if `make bench` has built it; a compile is not worth this test."""
-    programs = sorted(cache_dir().glob(f"llama-server-{llama_cpp_version()}-*/llama-server"))
-    if not programs:
-        pytest.skip("llama-server is not built; `make bench` builds it")
-    port = free_port()
-    settings = f"--port {port} -c {CONTEXT} -np 1 -t 1".split()
-    process = subprocess.Popen(
-        [str(programs[0]), "-m", str(GUIDE), *settings],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S, trust_env=False
-        ) as client:
-            end = time.monotonic() + LIMIT_S
-            while not _ready(client):
-                assert time.monotonic() < end, f"{programs[0]} does not start"
-                time.sleep(0.05)
-            yield client
-    finally:
-        process.kill()
-        process.wait(LIMIT_S)
-
-
-def _ready(client: httpx.Client) -> bool:
-    with contextlib.suppress(httpx.ConnectError):
-        return client.get("/health").status_code == httpx.codes.OK
-    return False
+    with llama_server(GUIDE, "-c", str(CONTEXT)) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
