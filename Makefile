@@ -27,7 +27,7 @@ format: setup-dev ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup-dev ## benchmarks beside llama-server, built from the installed sdist (ARGS="--pairs 5")
+bench: setup-dev ## benchmarks beside llama.cpp's own servers, built from the installed sdist (ARGS="--pairs 5")
 	$(BIN)/python -m tests.bench $(ARGS)
 
 edge-guide:      ## train the built-in model again and write its GGUF (about two hours on a core)
