@@ -149,14 +149,17 @@ class Scheduler:
             assert span is not None
             if sequence.slot is None:
                 continue  # it just gave way
+            if batch.chunks:  # taken by a smaller one, and who is in it must not give way
+                sequence.passed_over += 1
+                continue
             n = left if span.whole else min(left, budget)
             while span.whole and sequence is self.running[0] and len(self.running) > 1:
                 if self.pool.make_room(n):
                     break
                 self._preempt(self.running[-1])
-            if not batch.chunks and not self.pool.make_room(n) and not span.whole:
+            if not self.pool.make_room(n) and not span.whole:
                 n = min(n, self.pool.cells.free)
-            if batch.chunks or not 0 < n <= self.pool.cells.free:
+            if not 0 < n <= self.pool.cells.free:
                 sequence.passed_over += 1
                 continue
             sequence.passed_over = 0

@@ -51,6 +51,13 @@ class Chunk:
         """Cells that the step writes."""
         return self.n + len(self.guesses)
 
+    @property
+    def slot(self) -> int:
+        """The sequence id under which they are computed."""
+        slot = self.sequence.slot
+        assert slot is not None, "who is in a step has not given way"
+        return slot
+
 
 @dataclass(slots=True)
 class Batch:

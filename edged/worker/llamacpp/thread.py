@@ -137,7 +137,7 @@ class EngineThread:
             outcome = self.runner.decode(
                 [
                     (
-                        chunk.sequence.slot or 0,
+                        chunk.slot,
                         chunk.sequence.position(chunk.start),
                         self._tokens_of(chunk),
                         1 + len(chunk.guesses) if chunk.last else 0,
@@ -170,7 +170,7 @@ class EngineThread:
         piece, vectors = generation.pieces[at], generation.vectors[at]
         start = chunk.start - span.start
         return self.runner.decode_vectors(
-            sequence.slot or 0,
+            chunk.slot,
             piece.positions(sequence.position(span.start), start, chunk.n),
             vectors[start : start + chunk.n],
             whole=span.whole,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Sequence, Span
-from edged.worker.llamacpp.step import Batch, Chunk, Share
+from edged.worker.llamacpp.step import Batch, Chunk, Operation, Share
 
 END = 0
 N_VOCAB = 12
@@ -42,6 +43,12 @@ class FakeContext:
     cells: int
     cuttable: bool = True
     slots: dict[int, list[Cell]] = field(default_factory=dict)
+
+    def after(self, operations: list[Operation]) -> FakeContext:
+        """Return what this context will be once the operations are carried out."""
+        future = FakeContext(self.cells, self.cuttable, dict(self.slots))
+        future.apply(Batch(operations))
+        return future
 
     @property
     def used(self) -> int:
@@ -150,6 +157,7 @@ class Driver:
         if outcome == "no_room":
             lost = self.scheduler.no_room(batch)
             if lost is not None:
+                assert lost not in self.ended
                 self.ended[lost] = "failed"
                 self.scheduler.finish(lost)
             return batch
@@ -189,20 +197,62 @@ class Driver:
             self.scheduler.finish(sequence)
 
     def check(self) -> None:
+        """Every cell has an owner, nobody sees another's tokens, every request is in one place."""
+        self._check_places()
+        self._check_books()
+        self._check_memory()
+
+    def _check_places(self) -> None:
         scheduler = self.scheduler
-        holders = scheduler.running + scheduler.pool.residents
+        waiting, running = list(scheduler.waiting), scheduler.running
+        residents = scheduler.pool.residents
+        for some in (waiting, running):
+            assert some == sorted(some, key=lambda s: s.arrival), "who came first goes first"
+        open_ones = [s for s in self.answers if s not in self.ended]
+        assert sorted(map(id, waiting + running)) == sorted(map(id, open_ones))
+        assert len(set(residents)) == len(residents)
+        assert self.ended.keys() >= set(residents)
+        for sequence in waiting:
+            assert sequence.slot is None
+            assert not sequence.cells
+            assert sequence.n_computed == 0
+        for sequence in running:
+            assert sequence.pending > 0, "nobody runs for nothing"
+            assert sequence.donor is None or sequence.donor in running
+            prompt, answer = self.prompts[sequence], self.answers[sequence]
+            assert sequence.tokens == prompt + answer, "tokens never change"
+
+    def _check_books(self) -> None:
+        pool, running = self.scheduler.pool, self.scheduler.running
+        holders = running + pool.residents
         slots = [s.slot for s in holders]
         assert len(set(slots)) == len(slots)
         assert None not in slots
+        users = Counter(cell for holder in holders for cell in holder.cells)
+        runners = Counter(cell for holder in running for cell in holder.cells)
         for holder in holders:
             assert len(holder.cells) == len(set(holder.cells)) == holder.n_computed
-        assert scheduler.pool.cells.used == len({c for s in holders for c in s.cells})
-        held = {c for s in scheduler.running for c in s.cells}
-        assert scheduler.pool.cells.evictable == scheduler.pool.cells.used - len(held)
-        assert scheduler.pool.cells.used <= scheduler.pool.cells.total
-        for sequence in scheduler.waiting:
-            assert sequence.slot is None
-            assert not sequence.cells
+            assert pool.cells.own(holder.cells) == sum(users[c] == 1 for c in holder.cells)
+            assert pool.cells.unheld(holder.cells) == sum(not runners[c] for c in holder.cells)
+        assert pool.cells.used == len(users) <= pool.cells.total
+        assert pool.cells.evictable == len(users.keys() - runners.keys())
+
+    def _check_memory(self) -> None:
+        """Compare the books with what lies in the context, cell by cell."""
+        pool = self.scheduler.pool
+        context = self.context.after(pool.operations)
+        slots = {s.slot: s for s in self.scheduler.running + pool.residents}
+        places: dict[int, int] = {}  # which cell of the books is which of the context
+        for slot, cells in context.slots.items():
+            holder = slots.pop(slot, None)
+            if holder is None:
+                assert not cells, "cells without an owner"
+                continue
+            assert context.content(holder) == holder.tokens[: holder.n_computed]
+            for cell, number in zip(cells, holder.cells, strict=True):
+                assert places.setdefault(number, id(cell)) == id(cell)
+        assert not any(holder.cells for holder in slots.values())
+        assert len(places) == len(set(places.values())) == context.used
 
     def run_out(self, limit: int = 5000) -> None:
         """Step until nothing is left to do."""

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Span
 from edged.worker.llamacpp.step import Share
 from tests.unit.worker.fake_context import IMAGE, Driver, FakeContext, expected_answer, next_token
-
-OUTCOMES = ["done", "done", "interrupted", "no_room"]
-TOKENS = st.integers(1, 5)  # few, so that prompts often begin alike
 
 
 def make(
@@ -41,108 +35,6 @@ def with_images(*content: int | list[int]) -> tuple[list[int], tuple[Span, ...]]
             spans.append(Span(len(prompt), n, n_positions, whole))
             prompt += [IMAGE * each + i for i in range(n)]
     return prompt, tuple(spans)
-
-
-class SchedulerMachine(RuleBasedStateMachine):
-    """Requests come, stop, collide and are broken off; the answers must be those of the model."""
-
-    @initialize(
-        cells=st.integers(24, 80),
-        parallel=st.integers(1, 5),
-        batch=st.integers(2, 24),
-        spare=st.integers(1, 5),
-        cuttable=st.booleans(),
-    )
-    def start(self, cells: int, parallel: int, batch: int, spare: int, cuttable: bool) -> None:
-        self.driver = make(
-            cells=cells,
-            parallel=parallel,
-            batch=max(batch, parallel),
-            slots=parallel + spare,
-            cuttable=cuttable,
-        )
-        self.context = 24
-
-    @rule(
-        head=st.sampled_from([[], [1] * 6, [1] * 6 + [2] * 5, [3, 4] * 5]),
-        tail=st.lists(TOKENS, min_size=1, max_size=10),
-        max_tokens=st.one_of(st.none(), st.integers(1, 12)),
-        group=st.sampled_from(["", "other"]),
-    )
-    def add(self, head: list[int], tail: list[int], max_tokens: int | None, group: str) -> None:
-        self.driver.add(head + tail, self.context, max_tokens, group)
-
-    @rule(
-        head=st.lists(TOKENS, max_size=2),
-        images=st.lists(st.sampled_from([1, 2, 3, 4, [1]]), min_size=1, max_size=2),
-        tail=st.lists(TOKENS, min_size=1, max_size=3),
-        max_tokens=st.integers(1, 6),
-    )
-    def look(
-        self, head: list[int], images: list[int | list[int]], tail: list[int], max_tokens: int
-    ) -> None:
-        prompt, spans = with_images(head, *images, tail)
-        self.driver.add(prompt, self.context, max_tokens, "", spans)
-
-    @rule(data=st.data())
-    def follow_up(self, data: st.DataObject) -> None:
-        """The next turn of a finished conversation."""
-        done = [s for s, end in self.driver.ended.items() if end in ("stop", "length")]
-        if not done:
-            return
-        earlier = data.draw(st.sampled_from(done))
-        prompt = self.driver.prompts[earlier] + self.driver.answers[earlier] + [2]
-        if len(prompt) < self.context:
-            self.driver.add(prompt, self.context, 4, earlier.group, earlier.spans)
-
-    @rule(n=st.integers(1, 6))
-    def steps(self, n: int) -> None:
-        for _ in range(n):
-            self.driver.step()
-
-    @rule(right=st.integers(0, 3), wrong=st.integers(0, 2), outcome=st.sampled_from(OUTCOMES))
-    def guess(self, right: int, wrong: int, outcome: str) -> None:
-        if self.driver.context.cuttable:
-            self.driver.guess(right, wrong)
-            self.driver.step(outcome)
-
-    @rule(outcome=st.sampled_from(["interrupted", "no_room"]))
-    def bad_step(self, outcome: str) -> None:
-        self.driver.step(outcome)
-
-    @rule(data=st.data())
-    def abort(self, data: st.DataObject) -> None:
-        alive = [s for s in self.driver.answers if s not in self.driver.ended]
-        if alive:
-            self.driver.abort(data.draw(st.sampled_from(alive)))
-
-    @invariant()
-    def books_are_right(self) -> None:
-        if hasattr(self, "driver"):
-            self.driver.check()
-
-    def teardown(self) -> None:
-        if not hasattr(self, "driver"):
-            return
-        driver = self.driver
-        driver.run_out()
-        assert set(driver.ended) == set(driver.answers), "every request ends"
-        for sequence, answer in driver.answers.items():
-            expected = expected_answer(driver.prompts[sequence], self.context, sequence.max_tokens)
-            if driver.ended[sequence] in ("stop", "length"):
-                assert answer == expected
-            else:
-                assert answer == expected[: len(answer)]
-        assert driver.context.used == driver.scheduler.pool.cells.used
-
-
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-TestSchedulerMachine = SchedulerMachine.TestCase
 
 
 def test_decodes_come_first_and_prefill_fills_the_rest() -> None:
@@ -272,6 +164,25 @@ def test_image_in_one_piece_gets_its_room_from_younger_streams() -> None:
     assert driver.answers[look] == expected_answer(prompt, 30, 2)
     for i, other in enumerate(others, 1):
         assert driver.answers[other] == expected_answer([i, 1, 4], 30, 26)
+
+
+def test_image_for_which_others_give_way_is_alone_in_its_step() -> None:
+    """The small image of the youngest is planned first, then the oldest needs room for a whole."""
+    driver = make(cells=24, parallel=4, batch=24)
+    prompt, spans = with_images([1] * 10, 2, [2])
+    oldest = driver.add(prompt, 24, 3, "a", spans)
+    for i, token in enumerate((2, 3)):
+        driver.add([token], 24, 8, f"stream {i}")
+    prompt, spans = with_images(4, 4, 4, 4, [2])
+    youngest = driver.add(prompt, 24, 3, "b", spans)
+    while youngest.n_computed < 3:
+        driver.step()
+    assert (oldest.n_computed, driver.scheduler.pool.cells.free) == (10, 7)
+    driver.step()
+    assert [chunk.sequence for chunk in driver.step().chunks] == [youngest]
+    assert driver.scheduler.pool.cells.free < 5, "the oldest has no room for its own"
+    driver.run_out()
+    assert all(end in ("stop", "length") for end in driver.ended.values())
 
 
 def test_same_image_is_computed_once() -> None:
