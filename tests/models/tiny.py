@@ -7,30 +7,49 @@ from typing import Literal, get_args
 
 from tests.models import vocabulary
 from tests.models.cache import build_once
+from tests.models.states import (
+    delta,
+    delta_settings,
+    mamba,
+    mamba2,
+    mamba_settings,
+    rwkv,
+    rwkv_settings,
+)
 from tests.models.weights import Setting, Tensor, bias, embedding, matrix, norm, write_gguf
 
 Trait = Literal[
     "plain",
+    "untied",
     "qwen2",
     "swa",
+    "sinks",
     "moe",
+    "mla",
     "mrope",
     "recurrent",
+    "rwkv",
     "hybrid",
+    "hybrid-swa",
+    "hybrid-ssm",
+    "hybrid-delta",
     "embedding",
     "embedding-cls",
     "embedding-last",
     "rerank",
     "rerank-last",
 ]
-"""plain: llama; qwen2: with biases; swa: gemma3, every second layer sees ``WINDOW`` tokens;
-moe: qwen3moe; mrope: qwen2vl, with positions in three dimensions; recurrent: mamba; hybrid: lfm2,
-two layers of each kind; embedding (mean), embedding-cls, rerank: bert on WordPiece;
-embedding-last, rerank-last: qwen3, as Qwen3-Embedding and Qwen3-Reranker."""
+"""plain: llama; untied: with an output matrix of its own; qwen2: with biases; swa: gemma3, every
+second layer sees ``WINDOW`` tokens; sinks: gpt-oss, the same with sinks and experts; moe: qwen3moe;
+mla: deepseek2, whose keys and values are compressed; mrope: qwen2vl, with positions in three
+dimensions; recurrent: mamba; rwkv: RWKV-7; hybrid: lfm2, two layers of attention and two of short
+convolution; hybrid-swa: the same with a window; hybrid-ssm: granite with mamba2; hybrid-delta:
+qwen3.5; embedding (mean), embedding-cls, rerank: bert on WordPiece; embedding-last, rerank-last:
+qwen3, as Qwen3-Embedding and Qwen3-Reranker."""
 TRAITS: tuple[Trait, ...] = get_args(Trait)
 WRITING: tuple[Trait, ...] = tuple(t for t in TRAITS if not t.startswith(("embedding", "rerank")))
 
-VERSION = 2
+VERSION = 3
 N_LAYERS = 4
 N_EMBD = 64
 N_HEADS = 2
@@ -40,19 +59,24 @@ N_FF = 192
 N_EXPERTS = 4
 WINDOW = 32
 CONTEXT = 4096
-SSM_STATE = 16
-SSM_RANK = 4
-SSM_CONV = 4
+LORA = 32  # width of compressed queries, keys and values
 SHARPNESS = 2.0  # attention that picks some tokens keeps random text from repeating itself
 
 ARCH: dict[Trait, str] = {
     "plain": "llama",
+    "untied": "llama",
     "qwen2": "qwen2",
     "swa": "gemma3",
+    "sinks": "gpt-oss",
     "moe": "qwen3moe",
+    "mla": "deepseek2",
     "mrope": "qwen2vl",
     "recurrent": "mamba",
+    "rwkv": "rwkv7",
     "hybrid": "lfm2",
+    "hybrid-swa": "lfm2",
+    "hybrid-ssm": "granitehybrid",
+    "hybrid-delta": "qwen35",
     "embedding": "bert",
     "embedding-cls": "bert",
     "embedding-last": "qwen3",
@@ -110,29 +134,51 @@ def _settings(trait: Trait) -> dict[str, Setting]:
         "attention.value_length": N_HEAD,
         "rope.freq_base": 10000.0,
     }
+    experts: dict[str, Setting] = {
+        "expert_count": N_EXPERTS,
+        "expert_used_count": 2,
+        "expert_feed_forward_length": N_FF // 2,
+    }
+    every_second: dict[str, Setting] = {
+        "attention.head_count_kv": [n % 2 for n in range(N_LAYERS)],
+    }
+    hybrid = attention | every_second | {"shortconv.l_cache": 3}
     own: dict[Trait, dict[str, Setting]] = {
         "plain": attention | {"rope.dimension_count": N_HEAD},
+        "untied": attention | {"rope.dimension_count": N_HEAD},
         "qwen2": attention,
         "mrope": attention | {"rope.dimension_sections": [4, 6, 6, 0]},
         "swa": attention
         | {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": 2},
-        "moe": attention
+        "sinks": attention | experts | {"attention.sliding_window": WINDOW},
+        "moe": attention | experts,
+        "mla": attention
+        | experts
         | {
-            "expert_count": N_EXPERTS,
-            "expert_used_count": 2,
-            "expert_feed_forward_length": N_FF // 2,
+            "attention.q_lora_rank": LORA,
+            "attention.kv_lora_rank": LORA,
+            "attention.key_length": LORA + N_HEAD // 2,  # as they are kept: compressed
+            "attention.value_length": LORA,
+            "attention.key_length_mla": N_HEAD,
+            "attention.value_length_mla": N_HEAD,
+            "rope.dimension_count": N_HEAD // 2,
+            "leading_dense_block_count": 2,
+            "expert_shared_count": 1,
         },
-        "recurrent": {
-            "attention.head_count": 0,
-            "ssm.conv_kernel": SSM_CONV,
-            "ssm.inner_size": 2 * N_EMBD,
-            "ssm.state_size": SSM_STATE,
-            "ssm.time_step_rank": SSM_RANK,
-        },
-        "hybrid": attention
+        "recurrent": {"attention.head_count": 0} | mamba_settings(N_EMBD),
+        "rwkv": rwkv_settings(),
+        "hybrid": hybrid,
+        "hybrid-swa": hybrid | {"attention.sliding_window": WINDOW},
+        "hybrid-ssm": attention
+        | every_second
+        | mamba_settings(N_EMBD)
+        | {"ssm.group_count": 1, "rope.dimension_count": N_HEAD},
+        "hybrid-delta": attention
+        | delta_settings()
         | {
-            "attention.head_count_kv": [n % 2 for n in range(N_LAYERS)],
-            "shortconv.l_cache": 3,
+            "full_attention_interval": 2,
+            "rope.dimension_count": N_HEAD,
+            "rope.dimension_sections": [4, 6, 6, 0],
         },
         "embedding": _bert_settings("mean"),
         "embedding-cls": _bert_settings("cls"),
@@ -170,63 +216,103 @@ def _tensors(trait: Trait, words: Words) -> Iterator[Tensor]:
     if ARCH[trait] == "bert":
         yield from _bert(rerank=trait == "rerank")
         return
-    yield norm("token_embd_norm" if trait == "hybrid" else "output_norm", N_EMBD, 16.0)
+    if trait in ("untied", "sinks", "rwkv"):
+        yield embedding(words, N_EMBD, name="output")
+    last = "token_embd_norm" if ARCH[trait] == "lfm2" else "output_norm"
+    yield norm(last, N_EMBD, 16.0)
     if trait == "rerank-last":
         yield matrix("cls.output", 2, N_EMBD, gain=0.1)
+    if trait == "rwkv":
+        yield bias(last, N_EMBD)
+        yield from _layer_norm("token_embd_norm")
     for layer in range(N_LAYERS):
-        at = f"blk.{layer}"
-        yield norm(f"{at}.attn_norm", N_EMBD)
-        if trait == "recurrent":
-            yield from _mamba(at)
-            continue
-        if trait == "hybrid" and layer % 2 == 0:
-            yield matrix(f"{at}.shortconv.in_proj", 3 * N_EMBD, N_EMBD)
-            yield matrix(f"{at}.shortconv.conv", N_EMBD, 3)
-            yield matrix(f"{at}.shortconv.out_proj", N_EMBD, N_EMBD)
-        else:
-            yield from _attention(at, trait)
+        yield from _layer(f"blk.{layer}", layer, trait)
+
+
+def _layer(at: str, layer: int, trait: Trait) -> Iterator[Tensor]:
+    if trait == "rwkv":
+        yield from rwkv(at, N_EMBD, N_FF)
+        return
+    yield norm(f"{at}.attn_norm", N_EMBD)
+    if trait == "recurrent":
+        yield from mamba(at, N_EMBD)
+        return
+    if trait.startswith("hybrid") and layer % 2 == 0:
+        yield from _state(at, trait)
+    elif trait == "mla":
+        yield from _compressed_attention(at)
+    else:
+        yield from _attention(at, trait)
+    if trait in ("sinks", "hybrid-delta"):  # their norm before the feed-forward part
+        yield norm(f"{at}.post_attention_norm", N_EMBD)
+    else:
         yield norm(f"{at}.ffn_norm", N_EMBD)
-        yield from _experts(at) if trait == "moe" else _feed_forward(at)
-        if trait == "swa":
-            yield norm(f"{at}.post_attention_norm", N_EMBD)
-            yield norm(f"{at}.post_ffw_norm", N_EMBD)
+    if trait in ("moe", "sinks") or (trait == "mla" and layer >= N_LAYERS // 2):
+        yield from _experts(at, trait)
+    else:
+        yield from _feed_forward(at)
+    if trait == "swa":
+        yield norm(f"{at}.post_attention_norm", N_EMBD)
+        yield norm(f"{at}.post_ffw_norm", N_EMBD)
+
+
+def _state(at: str, trait: Trait) -> Iterator[Tensor]:
+    if trait == "hybrid-ssm":
+        yield from mamba2(at, N_EMBD)
+    elif trait == "hybrid-delta":
+        yield from delta(at, N_EMBD)
+    else:
+        yield matrix(f"{at}.shortconv.in_proj", 3 * N_EMBD, N_EMBD)
+        yield matrix(f"{at}.shortconv.conv", N_EMBD, 3)
+        yield matrix(f"{at}.shortconv.out_proj", N_EMBD, N_EMBD)
 
 
 def _attention(at: str, trait: Trait) -> Iterator[Tensor]:
+    normed = trait in ("swa", "moe", "hybrid", "hybrid-swa", "hybrid-delta")
     for name, size in (("q", N_EMBD), ("k", N_KV_EMBD), ("v", N_KV_EMBD)):
         gain = 1.0 if name == "v" else SHARPNESS
-        yield matrix(f"{at}.attn_{name}", size, N_EMBD, gain)
-        if trait in ("qwen2", "mrope"):
+        gated = trait == "hybrid-delta" and name == "q"  # a gate beside each query
+        yield matrix(f"{at}.attn_{name}", 2 * size if gated else size, N_EMBD, gain)
+        if trait in ("qwen2", "mrope", "sinks"):
             yield bias(f"{at}.attn_{name}", size)
-        if (trait in ("swa", "moe", "hybrid") or ARCH[trait] == "qwen3") and name != "v":
+        if (normed or ARCH[trait] == "qwen3") and name != "v":
             yield norm(f"{at}.attn_{name}_norm", N_HEAD, SHARPNESS)
+    yield matrix(f"{at}.attn_output", N_EMBD, N_EMBD, gain=2.0)
+    if trait == "sinks":
+        yield bias(f"{at}.attn_output", N_EMBD)
+        yield Tensor(f"{at}.attn_sinks.weight", (N_HEADS,), std=1.0)
+
+
+def _compressed_attention(at: str) -> Iterator[Tensor]:
+    rotated = unrotated = N_HEAD // 2
+    yield matrix(f"{at}.attn_q_a", LORA, N_EMBD)
+    yield norm(f"{at}.attn_q_a_norm", LORA)
+    yield matrix(f"{at}.attn_q_b", N_HEADS * N_HEAD, LORA, SHARPNESS)
+    yield matrix(f"{at}.attn_kv_a_mqa", LORA + rotated, N_EMBD)
+    yield norm(f"{at}.attn_kv_a_norm", LORA)
+    for name, n_out, n_in in (("k", LORA, unrotated), ("v", N_HEAD, LORA)):
+        shape = (N_HEADS, n_out, n_in)
+        yield Tensor(f"{at}.attn_{name}_b.weight", shape, std=SHARPNESS / LORA**0.5)
     yield matrix(f"{at}.attn_output", N_EMBD, N_EMBD, gain=2.0)
 
 
-def _feed_forward(at: str) -> Iterator[Tensor]:
-    yield matrix(f"{at}.ffn_gate", N_FF, N_EMBD)
-    yield matrix(f"{at}.ffn_up", N_FF, N_EMBD)
-    yield matrix(f"{at}.ffn_down", N_EMBD, N_FF, gain=2.0)
+def _feed_forward(at: str, suffix: str = "", size: int = N_FF) -> Iterator[Tensor]:
+    yield matrix(f"{at}.ffn_gate{suffix}", size, N_EMBD)
+    yield matrix(f"{at}.ffn_up{suffix}", size, N_EMBD)
+    yield matrix(f"{at}.ffn_down{suffix}", N_EMBD, size, gain=2.0)
 
 
-def _experts(at: str) -> Iterator[Tensor]:
+def _experts(at: str, trait: Trait) -> Iterator[Tensor]:
     size = N_FF // 2
     yield matrix(f"{at}.ffn_gate_inp", N_EXPERTS, N_EMBD)
     for name, n_out, n_in in (("gate", size, N_EMBD), ("up", size, N_EMBD), ("down", N_EMBD, size)):
         yield Tensor(f"{at}.ffn_{name}_exps.weight", (N_EXPERTS, n_out, n_in), std=1.5 / n_in**0.5)
-
-
-def _mamba(at: str) -> Iterator[Tensor]:
-    inner = 2 * N_EMBD
-    yield matrix(f"{at}.ssm_in", 2 * inner, N_EMBD)
-    yield matrix(f"{at}.ssm_conv1d", inner, SSM_CONV)
-    yield bias(f"{at}.ssm_conv1d", inner)
-    yield matrix(f"{at}.ssm_x", SSM_RANK + 2 * SSM_STATE, inner)
-    yield matrix(f"{at}.ssm_dt", inner, SSM_RANK)
-    yield Tensor(f"{at}.ssm_dt.bias", (inner,), std=0.5, mean=-2.0)
-    yield Tensor(f"{at}.ssm_a", (inner, SSM_STATE), std=0.05, mean=-1.0)
-    yield Tensor(f"{at}.ssm_d", (inner,), mean=1.0)
-    yield matrix(f"{at}.ssm_out", N_EMBD, inner, gain=2.0)
+        if trait == "sinks":
+            yield Tensor(f"{at}.ffn_{name}_exps.bias", (N_EXPERTS, n_out), std=0.1)
+    if trait == "sinks":
+        yield bias(f"{at}.ffn_gate_inp", N_EXPERTS)
+    if trait == "mla":
+        yield from _feed_forward(at, "_shexp", size)
 
 
 def _bert(*, rerank: bool) -> Iterator[Tensor]:

@@ -62,10 +62,12 @@ def bias(name: str, size: int, std: float = 0.1) -> Tensor:
     return Tensor(f"{name}.bias", (size,), std=std)
 
 
-def embedding(vocabulary: Vocabulary | WordPiece, size: int, std: float = 0.02) -> Tensor:
-    """Return the token embeddings, which serve as the output matrix too."""
+def embedding(
+    vocabulary: Vocabulary | WordPiece, size: int, std: float = 0.02, name: str = "token_embd"
+) -> Tensor:
+    """Return the token embeddings, which serve as the output matrix where there is no other."""
     rows = np.where(vocabulary.sayable(), 1.0, UNSAID).astype(np.float32)
-    return Tensor("token_embd.weight", (len(rows), size), std=std, rows=rows)
+    return Tensor(f"{name}.weight", (len(rows), size), std=std, rows=rows)
 
 
 def write_gguf(
