@@ -155,6 +155,11 @@ class _Snapshot:
         yield self._gauge(
             "edged_kv_cells", "KV cells there are.", lambda m: m.stats.cells if m.stats else 0
         )
+        yield self._gauge(
+            "edged_restored_tokens",
+            "Tokens that the worker of now read back from saved prefixes.",
+            lambda m: m.stats.restored_tokens if m.stats else 0,
+        )
 
     def _gauge(self, name: str, text: str, read: _Read) -> GaugeMetricFamily:
         family = GaugeMetricFamily(name, text, labels=["model"])

@@ -37,6 +37,14 @@ Pooling = Literal["mean", "cls", "last", "rank"]
 # ── what a worker is started with ──
 
 
+class PrefixCache(Struct, frozen=True):
+    """Where prefixes survive the worker, and how many bytes of them."""
+
+    folder: str  # of all models
+    bytes: int  # of this model; 0: nothing is saved, and what was is removed
+    total: int  # of all models
+
+
 class LlamaCppLaunch(Struct, frozen=True):
     """Settings of one `llama_context`; everything is decided, nothing is "auto"."""
 
@@ -53,6 +61,7 @@ class LlamaCppLaunch(Struct, frozen=True):
     speculation: bool = True  # tokens may be guessed ahead, where that pays
     draft: str | None = None  # the file of a small model that guesses
     draft_id: str = ""  # as `file_id`
+    prefix_cache: PrefixCache | None = None
 
 
 class Launch(Struct, frozen=True):
@@ -443,6 +452,7 @@ class Stats(Struct, frozen=True, tag="stats"):
     preemptions: int = 0
     guessed_tokens: int = 0  # by speculation
     guessed_right: int = 0
+    restored_tokens: int = 0  # of prefixes that came back from the disk
 
 
 ToDaemon = Loading | Ready | LoadFailed | Step | Stats

@@ -122,6 +122,7 @@ SERVER: Keys = {
     "media_hosts": many(host, "host names"),
     "responses_keep": duration_or_zero,
     "responses_max": size_or_zero(1 << 20, 1 << 40),
+    "prefix_cache_max": size_or_zero(1 << 20, 1 << 50),
     "tls": {"mode": _tls_mode},
 }
 HARDWARE: Keys = {"reserve_memory": size(0, 1 << 50), "gpus": _gpus}
@@ -173,6 +174,7 @@ MODEL: Keys = {
         "speculation": choice(Speculation),
         "draft": source,
         "mmproj": source,
+        "prefix_cache": size_or_zero(1 << 20, 1 << 50),
     },
     "lmdeploy": {
         "tp": whole(1, 64),
@@ -185,6 +187,8 @@ TOP: Keys = {"server": SERVER, "hardware": HARDWARE, "defaults": MODEL, "models"
 FIELDS = {
     "idle_unload": "idle_unload_s",
     "max_body": "max_body_bytes",
+    "prefix_cache": "prefix_cache_bytes",
+    "prefix_cache_max": "prefix_cache_max_bytes",
     "reserve_memory": "reserve_memory_bytes",
     "responses_keep": "responses_keep_s",
     "responses_max": "responses_max_bytes",

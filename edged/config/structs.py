@@ -52,6 +52,7 @@ class Server(Struct, frozen=True):
     media_hosts: tuple[str, ...] = ()  # images may be fetched from them
     responses_keep_s: float = 30 * 86400.0  # 0: nothing is kept
     responses_max_bytes: int = 256 << 20  # 0: the same
+    prefix_cache_max_bytes: int = 4 << 30  # of all models; 0: no prefix outlives its worker
     tls: Tls = Tls()
 
 
@@ -75,6 +76,7 @@ class LlamaCppOptions(Struct, frozen=True):
     mmproj: Source | None = None
     speculation: Speculation = "auto"
     draft: Source | None = None
+    prefix_cache_bytes: int = 1 << 30  # 0: no prefix outlives the worker
 
 
 class LmdeployOptions(Struct, frozen=True):

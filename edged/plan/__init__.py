@@ -18,7 +18,8 @@ from edged.errors import ModelNotFound, StoreError
 from edged.hardware import Cpu, Hardware
 from edged.plan import kind as kinds
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate
-from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling
+from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
+from edged.store import folders
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.projector import Medium, read_projector
 from edged.store.source import resolve
@@ -154,6 +155,7 @@ class _Choice:
         self._beside = Path(config.path).parent
         self._hardware = hardware
         self._budget = _budget_bytes(config, hardware)
+        self._prefixes_bytes = config.server.prefix_cache_max_bytes
         self._reasons: list[str] = []
 
     def plan(self) -> ModelPlan:
@@ -205,6 +207,8 @@ class _Choice:
         context, memory = self._fitting(header, self._context(header), pooling)
         self._check_use(header, kind)
         settings = self._settings(options, self._hardware.cpu, pooling)
+        if kind == "chat":
+            settings = replace(settings, prefix_cache=self._prefix_cache(options))
         settings, memory = self._with_projector(settings, memory, kind)
         settings, memory = self._with_draft(settings, memory, header, context)
         self._check_room(memory, context)
@@ -352,6 +356,13 @@ class _Choice:
             batch=options.batch,
             pooling=pooling,
             speculation=options.speculation != "off",
+        )
+
+    def _prefix_cache(self, options: LlamaCppOptions) -> PrefixCache:
+        return PrefixCache(
+            folder=str(folders.cache() / "prefixes"),
+            bytes=min(options.prefix_cache_bytes, self._prefixes_bytes),
+            total=self._prefixes_bytes,
         )
 
     def _with_projector(

@@ -13,13 +13,25 @@ def state(environment: Mapping[str, str] = os.environ) -> Path:
     systemd's `STATE_DIRECTORY` (the first, if it names several), else `$XDG_STATE_HOME/edged`,
     else `~/.local/state/edged`; `/var/lib/edged` for a user without a home.
     """
-    given = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+    return _folder(environment, "STATE", ".local/state", Path("/var/lib/edged"))
+
+
+def cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for what may be lost; it may not exist yet.
+
+    Likewise `CACHE_DIRECTORY`, `$XDG_CACHE_HOME/edged`, `~/.cache/edged`, `/var/cache/edged`.
+    """
+    return _folder(environment, "CACHE", ".cache", Path("/var/cache/edged"))
+
+
+def _folder(environment: Mapping[str, str], kind: str, below_home: str, homeless: Path) -> Path:
+    given = environment.get(f"{kind}_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
-    xdg = environment.get("XDG_STATE_HOME", "")
+    xdg = environment.get(f"XDG_{kind}_HOME", "")
     if xdg.startswith("/"):  # the XDG specification: a relative path is to be ignored
         return Path(xdg) / "edged"
     try:
-        return Path.home() / ".local" / "state" / "edged"
+        return Path.home() / below_home / "edged"
     except RuntimeError:
-        return Path("/var/lib/edged")
+        return homeless

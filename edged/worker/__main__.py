@@ -46,6 +46,7 @@ AsyncMessages = AsyncGenerator[protocol.ToWorker, None]
 _HEARTBEAT_S = 0.5  # Loading frames
 _STATS_S = 1.0
 _LEAVE_S = 2.0  # longest wait for the engine thread
+_SAVE_S = 3.0  # and for what it saves, if the daemon lives and asked it to leave
 _READ_BYTES = 1 << 16
 _OOM_SCORE = 500  # the kernel takes a worker long before the daemon
 _SWITCH_S = 0.001  # the engine thread gets the interpreter back at once after a decode
@@ -235,10 +236,11 @@ class Worker:
         await self._drain()
 
     async def _leave(self, engine: Engine) -> None:
-        """Close within `_LEAVE_S`; the end of the process takes the rest."""
+        """Close within `_LEAVE_S` and `_SAVE_S`; the end of the process takes the rest."""
+        save_s = _SAVE_S if self._stopped.is_set() else 0.0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVE_S):
-                await engine.close()
+            async with asyncio.timeout(_LEAVE_S + save_s):
+                await engine.close(save_s=save_s)
                 if self._tasks:
                     await asyncio.wait(self._tasks.values())
                 await self._empty()

@@ -48,6 +48,9 @@ class Engine(Protocol):
         """Return counters now; cheap, never waits for the engine thread."""
         ...
 
-    async def close(self) -> None:
-        """Stop the engine's threads and free the model; open generations end as `Failed`."""
+    async def close(self, *, save_s: float = 0.0) -> None:
+        """Stop the engine's threads and free the model; open generations end as `Failed`.
+
+        It may take up to `save_s` to save what the next worker of this model has use for.
+        """
         ...

@@ -94,9 +94,14 @@ class Appliance:
         finish_s: float = 20,
         env: dict[str, str] | None = None,
         listening: socket.socket | None = None,
+        real: bool = False,
     ) -> None:
-        """Start it; `listening` is handed over as systemd does, at descriptor 3."""
+        """Start it; `listening` is handed over as systemd does, at descriptor 3.
+
+        `real`: with the worker that loads models.
+        """
         command = [sys.executable, "-m", "tests.daemon.serve", str(self.config), str(finish_s)]
+        command += ["real"] if real else []
         fds: tuple[int, ...] = ()
         if listening is not None:
             fds = (listening.fileno(),)
@@ -199,9 +204,16 @@ async def appliance(folder: Path, *models: str, **keys: Any) -> AsyncIterator[Ap
     box = Appliance(folder)
     box.write(*models)
     await box.start(**keys)
-    try:
+    async with closing(box):
         await box.until_logged("daemon.serving")
         yield box
+
+
+@asynccontextmanager
+async def closing(box: Appliance) -> AsyncIterator[None]:
+    """Leave nothing of a daemon that was started."""
+    try:
+        yield
     finally:
         await box.client.aclose()
         if box.process.returncode is None:

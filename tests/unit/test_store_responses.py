@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edged import config, errors
-from edged.store.folders import state
+from edged.store.folders import cache, state
 from edged.store.responses import Limits, Responses, Row
 
 DAY_S = 86400.0
@@ -317,6 +317,9 @@ def test_state_folder_is_systemds_else_the_users(
     assert state({"XDG_STATE_HOME": "/x"}) == Path("/x/edged")
     assert state({"XDG_STATE_HOME": "x"}) == tmp_path / ".local/state/edged"
     assert state({}) == tmp_path / ".local/state/edged"
+    assert cache({"CACHE_DIRECTORY": "/var/cache/edged"}) == Path("/var/cache/edged")
+    assert cache({"XDG_CACHE_HOME": "/x"}) == Path("/x/edged")
+    assert cache({"STATE_DIRECTORY": "/s", "XDG_STATE_HOME": "/x"}) == tmp_path / ".cache/edged"
 
 
 def _server(lines: str) -> config.Server:

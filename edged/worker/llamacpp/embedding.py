@@ -196,7 +196,7 @@ class EmbeddingEngine:
         since, n_tokens = started
         return int(min(time.monotonic() - since, n_tokens / _SLOWEST) / _PATIENCE_S)
 
-    async def close(self) -> None:
+    async def close(self, *, save_s: float = 0.0) -> None:  # noqa: ARG002 - nothing to save
         """Stop the thread, fail what is open, free the model."""
         self._closing = True
         if self._running:

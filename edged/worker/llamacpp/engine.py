@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from edged import protocol
 from edged.errors import EdgedError, InvalidRequest, ShuttingDown, WrongModelKind
@@ -34,10 +35,12 @@ from edged.worker.engine import BadModelError
 from edged.worker.llamacpp.constrain import Grammars, Guide
 from edged.worker.llamacpp.drafter import open_drafter
 from edged.worker.llamacpp.encoding import Encoder
+from edged.worker.llamacpp.file_digest import file_digest
 from edged.worker.llamacpp.generation import Generation
 from edged.worker.llamacpp.library import leave_process
 from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Runner
+from edged.worker.llamacpp.saved import SavedPrefixes, forget_all, key_of
 from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.speculation import Speculation
 from edged.worker.llamacpp.thread import EngineThread
@@ -102,7 +105,8 @@ class LlamaCppEngine:
         speculation = Speculation(
             most=runner.sequences - launch.parallel if may_guess else 0, drafter=self._drafter
         )
-        self._thread = EngineThread(runner, scheduler, speculation, self._post)
+        saved = await loop.run_in_executor(self._preparers, _saved_prefixes, launch, runner)
+        self._thread = EngineThread(runner, scheduler, speculation, self._post, saved)
         self._preparer = Preparer(
             runner.vocab,
             runner.facts.chat_templates,
@@ -202,10 +206,11 @@ class LlamaCppEngine:
     def stats(self) -> Stats:
         """Return the counters of now."""
         scheduler, counts = self._thread.scheduler, self._thread.counts
+        restoring = self._thread.restoring
         return Stats(
             progress=counts.progress + (self._encoder.progress() if self._encoder else 0),
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
+            waiting=len(scheduler.waiting) + (restoring.n_waiting if restoring else 0),
             cells_used=scheduler.pool.cells.used,
             cells=scheduler.pool.cells.total,
             prompt_tokens=counts.prompt_tokens,
@@ -215,13 +220,14 @@ class LlamaCppEngine:
             preemptions=scheduler.preemptions,
             guessed_tokens=self._thread.speculation.n_guessed,
             guessed_right=self._thread.speculation.n_right,
+            restored_tokens=restoring.n_tokens if restoring else 0,
         )
 
-    async def close(self) -> None:
-        """Stop the thread, fail what is open, free the model."""
+    async def close(self, *, save_s: float = 0.0) -> None:
+        """Stop the thread, fail what is open, free the model; see `Engine.close`."""
         self._closing = True
         if self._running:
-            self._thread.stop()
+            self._thread.stop(save_s)
             self._runner.interrupt()
             await self._ended.wait()  # not join: it could not be given up
             self._running = False
@@ -259,3 +265,30 @@ class LlamaCppEngine:
     def _post(self, events: list[Event]) -> None:
         if not self._closing:  # afterwards the loop may be gone
             self._loop.call_soon_threadsafe(self._deliver, events)
+
+
+def _saved_prefixes(launch: Launch, runner: Runner) -> SavedPrefixes | None:
+    """Return what was saved for just this model and context, or None if nothing is to be."""
+    settings = launch.llamacpp
+    assert settings is not None
+    cache = settings.prefix_cache
+    if cache is None:
+        return None
+    if not cache.bytes:
+        forget_all(cache, launch.model)
+        return None
+    try:
+        digest = file_digest(Path(launch.path))
+    except OSError as error:
+        log.warning("prefixes.off", reason=str(error))
+        return None
+    key = key_of(
+        digest,
+        runner.facts.build,
+        runner.facts.architecture,
+        settings.kv_type,
+        settings.flash_attention,
+        settings.mmproj_id,
+        runner.stretched,
+    )
+    return SavedPrefixes(cache, launch.model, key, cuttable=runner.facts.cuttable)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from edged.worker.llamacpp.cells import Cells
 from edged.worker.llamacpp.prefixes import Prefixes
-from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.step import Cut, Operation, Share
 
 _WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
@@ -99,6 +99,7 @@ class Pool:
         sequence.slot, resident.slot = resident.slot, None
         sequence.cells, resident.cells = resident.cells, []
         sequence.n_computed = resident.n_computed
+        sequence.uses = resident.uses
 
     def _take_slot(self, keep: Sequence | None) -> int:
         if not self._free_slots:
@@ -115,12 +116,39 @@ class Pool:
         if not keep or sequence.n_computed == 0 or self._known(sequence):
             self.drop(sequence)
             return
+        self._stay(sequence)
+
+    def _stay(self, sequence: Sequence) -> None:
         self.cells.rest(sequence.cells)
         self._touch(sequence)
         self.residents.append(sequence)
         self._prefixes.put(sequence, sequence.group, sequence.tokens)
         for other in self._contained_in(sequence):
             self.evict(other)
+
+    def has_room(self, n: int) -> bool:
+        """Tell whether a resident of `n` tokens could come without taking from a running one."""
+        slot = bool(self._free_slots or self.residents)
+        return slot and n <= self.cells.free + self.cells.evictable
+
+    def adopt(
+        self, group: str, tokens: list[int], spans: tuple[Span, ...], uses: int
+    ) -> Sequence | None:
+        """Make a resident of tokens whose state comes from elsewhere; None: no room, or no need.
+
+        Others may leave for it: operations, which come before its state is put into its slot.
+        """
+        n = len(tokens)
+        sequence = Sequence(list(tokens), context=n + 1, group=group)
+        sequence.spans = spans  # the last may end where the tokens do
+        sequence.uses = uses
+        sequence.n_computed = n
+        if self._known(sequence) or not self.has_room(n) or not self.make_room(n):
+            return None
+        sequence.slot = self._take_slot(keep=None)
+        sequence.cells = self.cells.take(n)
+        self._stay(sequence)
+        return sequence
 
     def _known(self, sequence: Sequence) -> bool:
         """Tell whether a resident already holds all that this sequence has computed."""
@@ -222,6 +250,7 @@ class Pool:
     def _touch(self, sequence: Sequence) -> None:
         self._clock += 1
         sequence.used_at = self._clock
+        sequence.uses += 1
 
 
 def _in_order(holders: set[Sequence]) -> list[Sequence]:

@@ -150,6 +150,13 @@ class Runner:
             build=f"llama.cpp-{importlib.metadata.version('llama-cpp-python')}",
         )
 
+    @property
+    def stretched(self) -> bool:
+        """The context is longer than RoPE's own: some models then turn with other factors."""
+        name = f"{self.facts.architecture}.rope.scaling.original_context_length"
+        own = self.metadata(name) or self.facts.n_ctx_train
+        return int(self._lib.llama_n_ctx_seq(self._context)) > int(own)
+
     def metadata(self, key: str) -> str | None:
         """Return a metadata value of the file as text."""
         return library.metadata(self._lib, self._model, key)
@@ -255,6 +262,22 @@ class Runner:
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1):
             raise DecodeError(f"sequence {sequence} cannot be cut at {start}")
 
+    def state_bytes(self, sequence: int) -> int:
+        """Return the size of a sequence's whole state; 0 if llama.cpp cannot tell."""
+        return int(self._lib.llama_state_seq_get_size(self._context, sequence))
+
+    def save(self, sequence: int, room: memoryview) -> bool:
+        """Copy a sequence's state into `room`, of `state_bytes`; False if that fails."""
+        n = self._lib.llama_state_seq_get_data(self._context, _pointer(room), room.nbytes, sequence)
+        return bool(n == room.nbytes)
+
+    def restore(self, sequence: int, state: memoryview) -> bool:
+        """Give an empty sequence what `save` took; False if that fails, and it is to be cleared."""
+        n = self._lib.llama_state_seq_set_data(
+            self._context, _pointer(state), state.nbytes, sequence
+        )
+        return bool(n == state.nbytes)
+
     def last_position(self, sequence: int) -> int:
         """Return the largest position in memory, or -1."""
         return int(self._lib.llama_memory_seq_pos_max(self._memory, sequence))
@@ -266,3 +289,8 @@ class Runner:
             self.projector.close()
         self._lib.llama_free(self._context)
         self._lib.llama_model_free(self._model)
+
+
+def _pointer(memory: memoryview) -> Any:
+    """Return the address of a memoryview, valid as long as it is."""
+    return np.frombuffer(memory, np.uint8).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

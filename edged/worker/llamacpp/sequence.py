@@ -57,6 +57,7 @@ class Sequence:
         "spans",
         "tokens",
         "used_at",
+        "uses",
     )
 
     def __init__(
@@ -88,6 +89,7 @@ class Sequence:
             int
         ] = []  # for the tokens after the newest, to be tried in the next step
         self.used_at = 0  # the scheduler's clock at the last use as a resident
+        self.uses = 0  # times that it, or what it continues, was of use to a request
 
     @property
     def pending(self) -> int:

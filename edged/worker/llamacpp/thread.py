@@ -18,12 +18,15 @@ from edged.log import get_logger
 from edged.protocol import Event, Failed
 from edged.worker.llamacpp.constrain import GrammarStuckError
 from edged.worker.llamacpp.generation import Generation
+from edged.worker.llamacpp.restoring import Restoring, State
 from edged.worker.llamacpp.runner import Decoded, Rows, Runner
 from edged.worker.llamacpp.sampling import NoChoiceError
+from edged.worker.llamacpp.saved import SavedPrefixes
+from edged.worker.llamacpp.saving import save
 from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.speculation import Speculation
-from edged.worker.llamacpp.step import Batch, Chunk, Share
+from edged.worker.llamacpp.step import Batch, Chunk, Operation, Share
 
 log = get_logger()
 
@@ -54,6 +57,7 @@ class EngineThread:
         scheduler: Scheduler,
         speculation: Speculation,
         post: Callable[[list[Event]], None],
+        saved: SavedPrefixes | None = None,
     ) -> None:
         """`post` hands events to the loop; it is called in the thread."""
         self.speculation = speculation
@@ -62,10 +66,21 @@ class EngineThread:
         self.counts = Counts()
         self.in_step: frozenset[int] = frozenset()  # requests in the running decode
         self._post_events = post
-        self._commands: queue.SimpleQueue[Generation | int | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Generation | State | int | None] = queue.SimpleQueue()
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[int, Generation] = {}
         self._events: list[Event] = []  # not posted yet
+        self._saved = saved
+        self._save_s = 0.0  # written by `stop`
+        self.restoring: Restoring | None = None
+        if saved is not None:
+            self.restoring = Restoring(
+                saved,
+                runner,
+                scheduler.pool,
+                carry_out=self._carry_out,
+                arrived=self._commands.put,
+            )
 
     # ── from the loop ──
 
@@ -77,8 +92,9 @@ class EngineThread:
         """End a generation without another event; an unknown or ended one is no error."""
         self._commands.put(request_id)
 
-    def stop(self) -> None:
-        """Let `run` return after the present step."""
+    def stop(self, save_s: float = 0.0) -> None:
+        """Let `run` return after the present step, and after saving prefixes for so long."""
+        self._save_s = save_s
         self._commands.put(None)
 
     @property
@@ -93,15 +109,30 @@ class EngineThread:
         while self._take_commands():
             self.speculation.guess(self.scheduler.running)
             batch = self.scheduler.schedule()
-            for operation in batch.operations:
-                if isinstance(operation, Share):
-                    self.runner.share(operation.source, operation.target, operation.n)
-                else:
-                    self.runner.cut(operation.slot, operation.start)
+            self._carry_out(batch.operations)
             if batch.chunks:
                 self._step(batch)
             else:
                 self._post()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Save the hottest prefixes, those of open requests too, for the worker that follows."""
+        if self.restoring is not None:
+            self.restoring.close()
+        if self._saved is None or self._save_s <= 0:
+            return
+        for generation in list(self._generations.values()):
+            self._remove(generation)
+        self._carry_out(self.scheduler.pool.take_operations())
+        save(self.scheduler.pool, self.runner, self._saved, self._save_s)
+
+    def _carry_out(self, operations: list[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Share):
+                self.runner.share(operation.source, operation.target, operation.n)
+            else:
+                self.runner.cut(operation.slot, operation.start)
 
     def _take_commands(self) -> bool:
         """Take all commands, waiting for one if there is nothing else to do; False to stop."""
@@ -115,12 +146,22 @@ class EngineThread:
                 return False
             if isinstance(command, Generation):
                 self._by_id[command.id] = self._generations[command.sequence] = command
-                self.scheduler.add(command.sequence)
+                if self.restoring is None or not self.restoring.hold(command.sequence):
+                    self.scheduler.add(command.sequence)
+            elif isinstance(command, State):
+                self._restore(command)
             elif (generation := self._by_id.get(command)) is not None:
                 self._remove(generation)
 
+    def _restore(self, state: State) -> None:
+        assert self.restoring is not None
+        for sequence in self.restoring.restore(state):
+            self.scheduler.add(sequence)
+        self.counts.progress += 1
+
     def _remove(self, generation: Generation, *, keep: bool = True) -> None:
-        self.scheduler.finish(generation.sequence, keep=keep)
+        if self.restoring is None or not self.restoring.drop(generation.sequence):
+            self.scheduler.finish(generation.sequence, keep=keep)
         self.speculation.forget(generation.sequence)
         del self._generations[generation.sequence]
         del self._by_id[generation.id]

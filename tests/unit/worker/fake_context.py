@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edged.worker.llamacpp.scheduler import Scheduler
 from edged.worker.llamacpp.sequence import Sequence, Span
@@ -113,6 +113,16 @@ class FakeContext:
 
 
 @dataclass
+class Snapshot:
+    """What a file keeps of a resident."""
+
+    group: str
+    tokens: list[int]
+    spans: tuple[Span, ...]
+    state: list[Cell]
+
+
+@dataclass
 class Driver:
     """The engine thread's part: runs the scheduler against a `FakeContext`."""
 
@@ -121,6 +131,29 @@ class Driver:
     answers: dict[Sequence, list[int]] = field(default_factory=dict)
     ended: dict[Sequence, str] = field(default_factory=dict)
     prompts: dict[Sequence, list[int]] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    restored: set[Sequence] = field(default_factory=set)
+
+    def save(self, resident: Sequence) -> None:
+        """Keep a resident's state."""
+        self.context.apply(Batch(self.scheduler.pool.take_operations()))
+        spans = tuple(s for s in resident.spans if s.end <= resident.n_computed)
+        assert self.context.content(resident) == resident.tokens
+        state = [replace(cell) for cell in self.context.slots[resident.slot or 0]]
+        self.snapshots.append(Snapshot(resident.group, list(resident.tokens), spans, state))
+
+    def restore(self, snapshot: Snapshot) -> Sequence | None:
+        """Make a resident of a state that was kept, if there is room."""
+        pool = self.scheduler.pool
+        resident = pool.adopt(snapshot.group, snapshot.tokens, snapshot.spans, 1)
+        self.context.apply(Batch(pool.take_operations()))
+        if resident is not None:
+            assert resident.slot is not None
+            assert not self.context.slots.get(resident.slot)
+            assert self.context.used + len(snapshot.state) <= self.context.cells
+            self.context.slots[resident.slot] = [replace(cell) for cell in snapshot.state]
+            self.restored.add(resident)
+        return resident
 
     def add(
         self,
@@ -211,7 +244,7 @@ class Driver:
         open_ones = [s for s in self.answers if s not in self.ended]
         assert sorted(map(id, waiting + running)) == sorted(map(id, open_ones))
         assert len(set(residents)) == len(residents)
-        assert self.ended.keys() >= set(residents)
+        assert self.ended.keys() | self.restored >= set(residents)
         for sequence in waiting:
             assert sequence.slot is None
             assert not sequence.cells

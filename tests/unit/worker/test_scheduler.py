@@ -217,3 +217,56 @@ def test_books_that_are_wrong_about_the_context_fail_one_request_not_all(n: int)
     driver.run_out()
     assert sum(end == "failed" for end in driver.ended.values()) == 1
     assert len(driver.ended) == n
+
+
+@pytest.mark.parametrize("cuttable", [True, False])
+def test_restored_prefix_is_shared_like_a_resident(cuttable: bool) -> None:
+    driver = make(cuttable=cuttable)
+    driver.add([1] * 10, 60, 1, "")
+    driver.run_out()
+    driver.save(driver.scheduler.pool.residents[0])
+    fresh = make(cuttable=cuttable)
+    resident = fresh.restore(driver.snapshots[0])
+    assert resident is not None
+    assert resident.uses == 2
+    assert fresh.restore(driver.snapshots[0]) is None, "it is there already"
+    second = fresh.add([1] * 10 + [2, 3], 60, 2, "")
+    fresh.run_out()
+    assert second.n_cached == 10
+    assert fresh.answers[second] == expected_answer([1] * 10 + [2, 3], 60, 2)
+
+
+def test_restored_prefix_takes_nothing_from_running_sequences() -> None:
+    driver = make(cells=32, batch=32)
+    driver.add([1] * 10, 30, 1, "")
+    driver.run_out()
+    driver.save(driver.scheduler.pool.residents[0])
+    busy = make(cells=32, batch=32)
+    first = next([i, *[2] * 24] for i in range(1, 9) if next_token([i, *[2] * 24]))
+    busy.add(first, 30, None, "")
+    busy.step()
+    assert busy.restore(driver.snapshots[0]) is None
+    busy.run_out()
+
+
+def test_restored_prefix_takes_the_place_of_the_longest_unused() -> None:
+    driver = make(cells=32)
+    driver.add([1] * 10, 30, 1, "")
+    driver.run_out()
+    driver.save(driver.scheduler.pool.residents[0])
+    for i in (2, 3, 4):
+        driver.add([i] * 9, 30, 1, "")
+        driver.run_out()
+    driver.restore(driver.snapshots[0])
+    driver.check()
+    assert [r.tokens[0] for r in driver.scheduler.pool.residents] == [3, 4, 1]
+
+
+def test_next_turn_inherits_the_uses_of_what_it_continues() -> None:
+    driver = make()
+    first = driver.add([1, 2, 3, 4], 60, 6, "")
+    driver.run_out()
+    driver.add([1, 2, 3, 4, *driver.answers[first], 5], 60, 1, "")
+    driver.run_out()
+    (resident,) = driver.scheduler.pool.residents
+    assert resident.uses == 2

@@ -197,6 +197,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             if really == 4:
                 self.driver.abort(sequence)
 
+    @rule(data=st.data())
+    def save(self, data: st.DataObject) -> None:
+        if residents := self.driver.scheduler.pool.residents:
+            self.driver.save(data.draw(st.sampled_from(residents)))
+            HAPPENED["saved"] += 1
+
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        if self.driver.snapshots:
+            found = self.driver.restore(data.draw(st.sampled_from(self.driver.snapshots)))
+            HAPPENED["restored"] += found is not None
+
     # ── what must hold ──
 
     @invariant()
