@@ -26,6 +26,7 @@ class Settings(Struct, frozen=True):
     flash_attention: Literal["auto", "on", "off"]
     gpu_layers: int
     pool: int  # KV cells of all requests together
+    speculation: Literal["off", "n-gram", "draft"]  # how tokens are guessed ahead, where it pays
 
     @classmethod
     def of(cls, launch: Launch | None) -> Self | None:
@@ -33,6 +34,7 @@ class Settings(Struct, frozen=True):
         if launch is None or launch.llamacpp is None:
             return None
         chosen = launch.llamacpp
+        guesses = chosen.speculation and launch.kind == "chat"
         return cls(
             threads=chosen.threads,
             threads_batch=chosen.threads_batch,
@@ -41,6 +43,7 @@ class Settings(Struct, frozen=True):
             flash_attention=chosen.flash_attention,
             gpu_layers=chosen.gpu_layers,
             pool=launch.pool,
+            speculation=("draft" if chosen.draft else "n-gram") if guesses else "off",
         )
 
 

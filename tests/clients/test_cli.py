@@ -160,7 +160,9 @@ def test_status_and_models_show_what_runs(daemon: str) -> None:
     assert "llamacpp" in ran.stdout
     found = json.loads(edged("status", "--json", "--url", daemon).stdout)
     assert found["models"][0]["state"] == "ready"
-    assert found["models"][0]["settings"]["threads"] >= 1
+    settings = found["models"][0]["settings"]
+    assert settings["threads"] >= 1
+    assert (settings["pool"], settings["kv_type"]) == (8 * CONTEXT, "f16")
     assert "gpt-4o-mini (alias of edge-guide)" in edged("models", "--url", daemon).stdout
     listed = json.loads(edged("models", "--json", "--url", f"{daemon}/v1").stdout)
     assert listed["object"] == "list"

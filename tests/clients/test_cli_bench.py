@@ -31,6 +31,7 @@ from tests.api.conftest import PlayedBox, served
 from tests.clients.conftest import LIMIT_S, MODELS_TOML, eventually, free_port
 from tests.clients.conftest import served as running
 from tests.clients.test_cli import edged
+from tests.models import UnavailableError, tiny
 
 SECONDS = "20"
 
@@ -48,6 +49,30 @@ threads = 1
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running(tmp_path_factory.mktemp("bench"), MODELS) as url:
+        yield url
+
+
+VECTORS = """
+[server]
+listen = ["127.0.0.1:{{port}}"]
+[models.words]
+gguf = "file:{words}"
+[models.judge]
+gguf = "file:{judge}"
+[models.words.llamacpp]
+threads = 1
+[models.judge.llamacpp]
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    try:
+        files = {"words": tiny("embedding"), "judge": tiny("rerank")}
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    with running(tmp_path_factory.mktemp("vectors"), VECTORS.format(**files)) as url:
         yield url
 
 
@@ -185,6 +210,28 @@ def test_more_clients_than_places_and_unknown_models_are_one_line(daemon: str) -
     ran = edged("bench", "nobody", "--url", daemon)
     [line] = ran.stderr.strip().splitlines()
     assert (ran.returncode, "edge-guide" in line) == (1, True)
+
+
+@pytest.mark.parametrize(("model", "kind"), [("words", "embeddings"), ("judge", "rerank")])
+def test_bench_counts_inputs(vectors: str, tmp_path: Path, model: str, kind: str) -> None:
+    chart = tmp_path / "bench.svg"
+    arguments = ("--seconds", "8", "--clients", "1,4", "--chart", str(chart), "--url", vectors)
+    ran = edged("bench", model, "--json", *arguments)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert (found["kind"], found["missing"], found["decode"]) == (kind, [], [])
+    check(found["alone_s"])
+    assert [row["clients"] for row in found["inputs"]] == [1, 4]
+    for row in found["inputs"]:
+        for name in ("inputs_per_s", "tokens_per_s", "request_s"):
+            check(row[name])
+        # As many tokens an input as were sent: 32 words and a number, for rerank with a query.
+        for inputs, tokens in zip(
+            row["inputs_per_s"]["runs"], row["tokens_per_s"]["runs"], strict=True
+        ):
+            assert 32 <= tokens / inputs <= 256
+    said = {each.text for each in ET.parse(chart).iter() if each.text}  # noqa: S314
+    assert {model, "Inputs", "1 input alone", "4 clients"} <= said
 
 
 def test_models_that_run_elsewhere_or_nowhere_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -208,22 +207,3 @@ def test_client_that_leaves_frees_its_place(http: httpx.Client) -> None:
 
     assert eventually(idle)
     assert http.post("/v1/embeddings", json=long | {"input": "still"}).status_code == 200
-
-
-@pytest.mark.parametrize(("model", "kind"), [("words", "embeddings"), ("judge", "rerank")])
-def test_bench_counts_inputs(url: str, model: str, kind: str) -> None:
-    ran = edged("bench", model, "--json", "--seconds", "5", "--clients", "1,4", "--url", url)
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert (found["kind"], found["missing"], found["decode"]) == (kind, [], [])
-    assert found["alone_s"]["lowest"] > 0
-    assert [row["clients"] for row in found["inputs"]] == [1, 4]
-    for row in found["inputs"]:
-        assert row["inputs_each"] >= 1
-        # 32 words and more tokens, in each of the rounds
-        for inputs, tokens in zip(
-            row["inputs_per_s"]["runs"], row["tokens_per_s"]["runs"], strict=True
-        ):
-            assert 32 <= tokens / inputs <= 512
-    shown = edged("bench", model, "--seconds", "5", "--clients", "1", "--url", url)
-    assert "1 input a request" in shown.stdout

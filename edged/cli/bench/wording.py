@@ -61,6 +61,7 @@ def chosen(report: Report) -> str:
             f"batch {settings.batch}",
             f"KV {settings.kv_type}",
             f"flash attention {settings.flash_attention}",
+            f"speculation {settings.speculation}",
         ]
         if settings.gpu_layers:
             parts.append(plural(settings.gpu_layers, "GPU layer"))
