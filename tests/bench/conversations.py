@@ -24,6 +24,8 @@ def _tool(name: str, description: str, **properties: str) -> dict[str, Any]:
         "type": "object",
         "properties": {key: {"type": kind} for key, kind in properties.items()},
         "required": list(properties),
+        # Where a schema leaves this open, edged's grammar allows others, llama-server's does not.
+        "additionalProperties": False,
     }
     function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}
