@@ -453,6 +453,9 @@ class Stats(Struct, frozen=True, tag="stats"):
     guessed_tokens: int = 0  # by speculation
     guessed_right: int = 0
     restored_tokens: int = 0  # of prefixes that came back from the disk
+    threads: int = 0  # that write answers
+    threads_batch: int = 0  # that read prompts
+    threads_reason: str = ""  # why one of them is less than the launch allows
 
 
 ToDaemon = Loading | Ready | LoadFailed | Step | Stats

@@ -65,6 +65,7 @@ ONLY_IN = {
 }
 WORKER_ONLY = {"numpy", "jinja2", "llguidance"}
 PURE = [
+    "threads",
     "scheduler",
     "step",
     "pool",

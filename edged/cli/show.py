@@ -82,7 +82,7 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
         table.add_column(name, justify="right")
     table.add_column("WHY", overflow="fold")
     for model in models:
-        why = model["error"] or "; ".join(model["reasons"])
+        why = model["error"] or "; ".join([*model["reasons"], *_fewer_threads(model["stats"])])
         table.add_row(
             model["name"],
             Text(_state(model), _COLOURS.get(model["state"], "")),
@@ -100,6 +100,10 @@ def _state(model: dict[str, Any]) -> str:
     if model["state"] == "starting" and model["progress"] is not None:
         return f"starting {model['progress']:.0%}"
     return f"{model['state']} {_duration(model['since_s'])}"
+
+
+def _fewer_threads(stats: dict[str, Any] | None) -> list[str]:
+    return [stats["threads_reason"]] if stats and stats["threads_reason"] else []
 
 
 def _speed(stats: dict[str, Any] | None) -> str:

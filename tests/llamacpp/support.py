@@ -49,6 +49,7 @@ def launch(
     parallel: int = 8,
     pool: int | None = None,
     batch: int = 256,
+    threads: int = 1,
 ) -> Launch:
     return Launch(
         model="test",
@@ -58,7 +59,7 @@ def launch(
         context=context,
         parallel=parallel,
         pool=pool or context * parallel,
-        llamacpp=LlamaCppLaunch(threads=1, threads_batch=1, batch=batch),
+        llamacpp=LlamaCppLaunch(threads=threads, threads_batch=threads, batch=batch),
     )
 
 

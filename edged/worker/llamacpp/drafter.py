@@ -85,6 +85,10 @@ class Drafter:
             self._learn((time.monotonic() - started) / (n_steps - 1))
         return {s: tokens for s, tokens in guesses.items() if tokens}
 
+    def use_threads(self, threads: tuple[int, int]) -> None:
+        """Compute with these threads of decode and prefill."""
+        self._runner.threads = threads
+
     def drop(self, sequence: Sequence) -> None:
         """Forget a sequence; an unknown one is no error."""
         draft = self._drafts.pop(sequence, None)

@@ -34,6 +34,7 @@ from edged.protocol import (
     Rerank,
     Stats,
 )
+from edged.worker.llamacpp.balance import Balance
 from edged.worker.llamacpp.embedding_inputs import InputReader
 from edged.worker.llamacpp.embedding_runner import EmbeddingRunner
 from edged.worker.llamacpp.library import leave_process
@@ -110,6 +111,7 @@ class EmbeddingEngine:
             template=runner.rerank_template,
             frame=runner.frame,
         )
+        self._balance = Balance(1, runner.threads)
         self._packing = Packing[_Call](tokens=runner.batch, sequences=runner.sequences)
         self._thread.submit(self._run)
         self._running = True
@@ -171,6 +173,7 @@ class EmbeddingEngine:
     def stats(self) -> Stats:
         """Return the counters of now."""
         running = len(self._in_batch)
+        threads = self._balance.threads
         return Stats(
             progress=self._progress + self._patience(),
             running=running,
@@ -181,6 +184,9 @@ class EmbeddingEngine:
             cached_tokens=0,
             completion_tokens=0,
             step_ms=round(self._batch_s * 1e3, 3),
+            threads=threads.settled[1],
+            threads_batch=threads.settled[1],
+            threads_reason=threads.reason,
         )
 
     def _patience(self) -> int:
@@ -204,6 +210,7 @@ class EmbeddingEngine:
             self._runner.interrupt()
             await self._ended.wait()  # not join: it could not be given up
             self._running = False
+            self._balance.close()
             self._runner.close()
         for call in self._open:
             if not call.future.done():
@@ -256,6 +263,7 @@ class EmbeddingEngine:
         inputs = [call.tokens[i] for call, i in batch]
         self._in_batch = frozenset(call for call, _ in batch)
         started = time.monotonic()
+        self._balance.before(started)
         self._started = started, sum(map(len, inputs))
         rows = self._runner.compute(inputs)
         self._progress += 1 + self._patience()
@@ -264,7 +272,10 @@ class EmbeddingEngine:
         if rows is None:
             self._packing.put_back([(call, i) for call, i in batch if not call.gone])
             return
-        self._batch_s += 0.2 * (time.monotonic() - started - self._batch_s)
+        now = time.monotonic()
+        self._batch_s += 0.2 * (now - started - self._batch_s)
+        n_tokens = sum(map(len, inputs))
+        self._runner.threads = self._balance.after(n_tokens, started, now, decoding=False)[1]
         done = []
         for (call, i), row in zip(batch, rows, strict=True):
             self._n_tokens += len(call.tokens[i])

@@ -81,7 +81,8 @@ class EmbeddingRunner:
             self._memory = lib.llama_get_memory(self._context)
         self._batch = RawBatch(lib, self._room)
         self._batch.outputs[:] = 1
-        self.threads = settings.threads_batch
+        self.threads = settings.threads_batch  # of the next batch
+        self._threads = self.threads  # what llama.cpp was told
         self.build = f"llama.cpp-{importlib.metadata.version('llama-cpp-python')}"
         self._warm_up()
 
@@ -169,6 +170,9 @@ class EmbeddingRunner:
             batch.owners[n:end] = owner
             n = end
         batch.raw.n_tokens = n
+        if self.threads != self._threads:
+            self._lib.llama_set_n_threads(self._context, self.threads, self.threads)
+            self._threads = self.threads
         code: int = self._lib.llama_decode(self._context, batch.raw)
         if code == _ABORTED:
             self._interrupt.clear()

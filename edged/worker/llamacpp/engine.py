@@ -125,7 +125,7 @@ class LlamaCppEngine:
             n_vocab=runner.facts.n_vocab,
             architecture=runner.facts.architecture,
             chat_template=self._preparer.has_template,
-            threads=runner.threads,
+            threads=runner.threads[0],
             load_s=round(time.monotonic() - started, 3),
         )
 
@@ -207,6 +207,7 @@ class LlamaCppEngine:
         """Return the counters of now."""
         scheduler, counts = self._thread.scheduler, self._thread.counts
         restoring = self._thread.restoring
+        threads = self._thread.balance.threads
         return Stats(
             progress=counts.progress + (self._encoder.progress() if self._encoder else 0),
             running=len(scheduler.running),
@@ -221,6 +222,9 @@ class LlamaCppEngine:
             guessed_tokens=self._thread.speculation.n_guessed,
             guessed_right=self._thread.speculation.n_right,
             restored_tokens=restoring.n_tokens if restoring else 0,
+            threads=threads.settled[0],
+            threads_batch=threads.settled[1],
+            threads_reason=threads.reason,
         )
 
     async def close(self, *, save_s: float = 0.0) -> None:
@@ -236,6 +240,7 @@ class LlamaCppEngine:
                 await self._encoder.close()
             if self._drafter is not None:
                 self._drafter.close()
+            self._thread.balance.close()
             self._runner.close()
         for request_id, events in self._open.items():
             error = ShuttingDown("the model was stopped before the answer was complete")

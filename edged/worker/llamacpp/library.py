@@ -28,6 +28,11 @@ _LEVEL_DEBUG, _LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 3, 4, 5  # ggml_l
 # llama.cpp takes the pool of all sequences for the context of one.
 _POOL_IS_NO_CONTEXT = "possible training context overflow"
 _MEMORY_WORDS = ("failed to allocate", "unable to allocate", "out of memory", "cannot allocate")
+# A thread of llama.cpp waits for the others some hundred times in a step, spinning. libgomp's own
+# 300,000 turns are longer than a time slice: where a thread has lost its core, the others keep
+# theirs busy for nothing. These are as good as more on a quiet box (docs/adr/0005).
+_SPINS = "5000"
+_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # the owner's choice
 _AMX_MENDED = b"edged: amx tile config is whole"  # packaging/amx_tile_config.h
 
 
@@ -62,6 +67,8 @@ LOG = _Log()  # module level: llama.cpp holds a raw pointer to its callback
 
 def open_library() -> Any:
     """Import llama-cpp-python's bindings and make them ready; raises EngineMissingError."""
+    if not _WAITING & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS  # libgomp reads it when it is loaded
     try:
         lib: Any = importlib.import_module("llama_cpp.llama_cpp")
         ggml: Any = importlib.import_module("llama_cpp._ggml").libggml

@@ -94,8 +94,8 @@ class Runner:
         self._interrupt = library.Interrupt(lib)
         self._context = self._open_context(launch)
         self._memory = lib.llama_get_memory(self._context)
-        self.threads = settings.threads
-        self._threads = (settings.threads, settings.threads_batch)
+        self.threads = (settings.threads, settings.threads_batch)  # decode, prefill: of the next
+        self._threads = self.threads  # what llama.cpp was told
         self._batch = RawBatch(lib, self.batch)
         self._views: dict[int, npt.NDArray[np.float32]] = {}
         self.cells = min(launch.pool, int(lib.llama_n_ctx(self._context)))
@@ -223,7 +223,7 @@ class Runner:
     def _set_threads(self, *, decoding: bool) -> None:
         # llama.cpp takes the batch threads as soon as a batch has two tokens, so that eight
         # streams would decode with the threads meant for prefill.
-        decode, prefill = self._settings.threads, self._settings.threads_batch
+        decode, prefill = self.threads
         wanted = (decode, decode if decoding else prefill)
         if wanted != self._threads:
             self._lib.llama_set_n_threads(self._context, *wanted)

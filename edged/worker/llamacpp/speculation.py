@@ -70,6 +70,12 @@ class Speculation:
         if self._most and all(chunk.last and chunk.n == 1 for chunk in batch.chunks):
             self._costs.observe(sum(chunk.n_cells for chunk in batch.chunks), seconds)
 
+    def use_threads(self, threads: tuple[int, int]) -> None:
+        """Steps take another time from now on, with these threads of decode and prefill."""
+        self._costs.forget()
+        if self._drafter is not None:
+            self._drafter.use_threads(threads)
+
     def learn(self, chunk: Chunk, n_right: int) -> None:
         """Count what became of the guesses of a chunk."""
         n = len(chunk.guesses)

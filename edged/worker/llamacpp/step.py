@@ -65,3 +65,8 @@ class Batch:
 
     operations: list[Operation] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+
+    @property
+    def decoding(self) -> bool:
+        """Nothing but the next token of each sequence, and guesses for those behind it."""
+        return all(chunk.n == 1 and chunk.span is None for chunk in self.chunks)

@@ -16,6 +16,7 @@ from itertools import zip_longest
 from edged.errors import EdgedError, InternalError, InvalidRequest
 from edged.log import get_logger
 from edged.protocol import Event, Failed
+from edged.worker.llamacpp.balance import Balance
 from edged.worker.llamacpp.constrain import GrammarStuckError
 from edged.worker.llamacpp.generation import Generation
 from edged.worker.llamacpp.restoring import Restoring, State
@@ -64,6 +65,7 @@ class EngineThread:
         self.runner = runner
         self.scheduler = scheduler
         self.counts = Counts()
+        self.balance = Balance(*runner.threads)
         self.in_step: frozenset[int] = frozenset()  # requests in the running decode
         self._post_events = post
         self._commands: queue.SimpleQueue[Generation | State | int | None] = queue.SimpleQueue()
@@ -174,6 +176,7 @@ class EngineThread:
         # works on the last step's events while llama.cpp computes without the interpreter.
         self._post()
         started = time.monotonic()
+        self.balance.before(started)
         if batch.chunks[0].span is None:
             outcome = self.runner.decode(
                 [
@@ -222,6 +225,7 @@ class EngineThread:
         now = time.monotonic()
         self.scheduler.computed(batch, now - started_s)
         self.speculation.observe(batch, now - started_s)
+        self._balance(batch, started_s, now)
         rows = self.runner.rows() if any(chunk.last for chunk in batch.chunks) else None
         row = 0
         for chunk, generation in zip(batch.chunks, generations, strict=True):
@@ -238,6 +242,13 @@ class EngineThread:
             end = row + 1 + len(chunk.guesses)
             self._advance(chunk, generation, rows[row:end])
             row = end
+
+    def _balance(self, batch: Batch, started_s: float, now_s: float) -> None:
+        n_tokens = sum(chunk.n_cells for chunk in batch.chunks)
+        threads = self.balance.after(n_tokens, started_s, now_s, decoding=batch.decoding)
+        if threads != self.runner.threads:
+            self.runner.threads = threads
+            self.speculation.use_threads(threads)
 
     def _advance(self, chunk: Chunk, generation: Generation, rows: Rows) -> None:
         """Sample the token after each computed one, as long as the next one was guessed right."""
