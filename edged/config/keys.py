@@ -169,6 +169,7 @@ MODEL: Keys = {
         "kv_type": choice(KvType),
         "flash_attention": choice(FlashAttention),
         "batch": whole(1, 1 << 16),
+        "full_window": boolean,
         "pooling": choice(Pooling),
         "lora": later("adapters are not loaded yet"),
         "speculation": choice(Speculation),

@@ -72,6 +72,7 @@ class LlamaCppOptions(Struct, frozen=True):
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     batch: int = 512
+    full_window: bool | None = None
     pooling: Pooling | None = None  # None: as the file says
     mmproj: Source | None = None
     speculation: Speculation = "auto"

@@ -16,8 +16,9 @@ from edged.config import Config, LlamaCppOptions, Model, Source
 from edged.config.values import format_bytes, suggestion
 from edged.errors import ModelNotFound, StoreError
 from edged.hardware import Cpu, Hardware
+from edged.plan import keeping
 from edged.plan import kind as kinds
-from edged.plan.estimate import MemoryEstimate, cells_of, estimate
+from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
 from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
 from edged.store import folders
 from edged.store.gguf import GgufHeader, read_header
@@ -202,13 +203,14 @@ class _Choice:
             raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
         path, file_id, header = self._file(gguf, read_header)
         kind, pooling = self._kind(header)
-        options = self._model.llamacpp
-        parallel = self._model.parallel
-        context, memory = self._fitting(header, self._context(header), pooling)
+        wanted, parallel = self._context(header), self._model.parallel
+        options = self._kept(header, wanted)
+        context, memory = self._fitting(header, options, wanted, pooling)
         self._check_use(header, kind)
         settings = self._settings(options, self._hardware.cpu, pooling)
         if kind == "chat":
             settings = replace(settings, prefix_cache=self._prefix_cache(options))
+        settings = replace(settings, residents=residents_of(header, parallel, options))
         settings, memory = self._with_projector(settings, memory, kind)
         settings, memory = self._with_draft(settings, memory, header, context)
         self._check_room(memory, context)
@@ -281,8 +283,21 @@ class _Choice:
                 self._reasons.append(f"pooling is {pooling}, though its file says {header.pooling}")
         return kind, pooling
 
+    def _kept(self, header: GgufHeader, context: int) -> LlamaCppOptions:
+        """Return the model's options with how its context is kept."""
+        said = self._model.llamacpp
+        unfit = keeping.unfit_kv_type(header, said)
+        if unfit is not None:
+            raise _RefusedError(f"llamacpp.{unfit}")
+        options, reason = keeping.with_window(
+            header, said, context=context, parallel=self._model.parallel, budget=self._budget
+        )
+        if reason is not None:
+            self._reasons.append(reason)
+        return options
+
     def _fitting(
-        self, header: GgufHeader, context: int, pooling: Pooling | None
+        self, header: GgufHeader, options: LlamaCppOptions, context: int, pooling: Pooling | None
     ) -> tuple[int, MemoryEstimate]:
         """Return context and memory; a default context of an encoder gives way to the memory.
 
@@ -295,7 +310,7 @@ class _Choice:
                 header,
                 context=context,
                 parallel=model.parallel,
-                options=model.llamacpp,
+                options=options,
                 pooling=pooling,
             )
             small_enough = memory.total_bytes <= self._budget or context <= _SHORTEST_CONTEXT
@@ -354,6 +369,7 @@ class _Choice:
             kv_type=options.kv_type,
             flash_attention=options.flash_attention,
             batch=options.batch,
+            full_window=options.full_window is not False,
             pooling=pooling,
             speculation=options.speculation != "off",
         )

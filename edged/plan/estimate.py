@@ -16,6 +16,16 @@ from edged.store.gguf import GgufHeader
 # Python, numpy, the libraries and the threads of a worker beside its model; measured: 40 to 60 MiB
 PROCESS_BYTES = 64 << 20
 _KV_PADDING = 256  # llama.cpp rounds the cells up to it
+_MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
+# Residents cost nothing where they only hold cells of the pool; states and windows are their own.
+_RESIDENTS_BYTES = 256 << 20
+_FEWEST_RESIDENTS = 2
+# Every n-th layer has no window, where the file does not say which (src/models of llama.cpp). What
+# is not listed is counted as if all layers kept all.
+_PATTERNS = {
+    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "exaone4": 4,
+    "exaone-moe": 4, "llama4": 4, "olmo2": 4, "plamo3": 8, "afmoe": 4, "mellum": 4,
+}  # fmt: skip
 _F32 = 4
 
 
@@ -51,10 +61,10 @@ def estimate(
     if pooling:
         sequences = 4 if header.recurrent_layers else 64
     else:
-        sequences = parallel + (2 if header.recurrent_layers else max(8, parallel))
+        sequences = min(parallel + residents_of(header, parallel, options), _MOST_SEQUENCES)
     return MemoryEstimate(
         weights_bytes=header.weights_bytes,
-        kv_bytes=_kv_bytes(header, cells, options.kv_type) + _state_bytes(header) * sequences,
+        kv_bytes=_kv_bytes(header, cells, sequences, options) + _state_bytes(header) * sequences,
         compute_bytes=_compute_bytes(header, cells, sequences, options, pooling),
     )
 
@@ -72,26 +82,70 @@ def _batch(
     return min(options.batch, cells) if in_parts else cells
 
 
-def _kv_bytes(header: GgufHeader, cells: int, kv_type: str) -> int:
-    """Return the size of the KV cache; sliding-window layers keep all cells (`swa_full`)."""
+def residents_of(header: GgufHeader, parallel: int, options: LlamaCppOptions) -> int:
+    """Return how many sequences beside `parallel` may keep their memory when they have ended."""
+    most = max(8, parallel)
+    each = _state_bytes(header)
+    if options.full_window is False:
+        window = header.sliding_window or 0
+        each += sum(_layer_bytes(header, layer, window, options) for layer in window_layers(header))
+    return min(most, max(_FEWEST_RESIDENTS, _RESIDENTS_BYTES // each)) if each else most
+
+
+def window_layers(header: GgufHeader) -> frozenset[int]:
+    """Return the layers that see no more than a window, as far as that is known."""
+    if not header.sliding_window:
+        return frozenset()
+    said = header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern")
+    layers = range(header.block_count)
+    if isinstance(said, tuple):
+        return frozenset(layer for layer in layers if layer < len(said) and said[layer])
+    pattern = said if isinstance(said, int) else _PATTERNS.get(header.architecture, 1)
+    if header.architecture not in _PATTERNS:
+        return frozenset()
+    return frozenset(n for n in layers if pattern == 0 or n % pattern < pattern - 1)
+
+
+def _kv_bytes(header: GgufHeader, cells: int, sequences: int, options: LlamaCppOptions) -> int:
+    """Return the size of the KV cache."""
     if not header.attention_layers or header.is_encoder:
         return 0
-    n_heads = header.per_layer("attention.head_count", 1)
-    n_heads_kv = header.per_layer("attention.head_count_kv", max(n_heads, default=1))
-    width_k, width_v = _head_widths(header, max(n_heads, default=1))
-    block, block_bytes = _type_size(kv_type)
+    few = _window_cells(header, cells, sequences, options)
+    narrow = window_layers(header)
     # the last layers of some models read the cache of earlier ones
     own_cache = header.block_count - (header.number("attention.shared_kv_layers") or 0)
     return sum(
-        cells * (n_heads_kv[layer] * width // block) * block_bytes
+        _layer_bytes(header, layer, few if layer in narrow else cells, options)
         for layer in header.attention_layers
         if layer < own_cache
-        for width in (width_k, width_v)
     )
 
 
-def _head_widths(header: GgufHeader, n_heads: int) -> tuple[int, int]:
+def _window_cells(header: GgufHeader, cells: int, sequences: int, options: LlamaCppOptions) -> int:
+    """Return the cells of a layer with a window."""
+    if options.full_window is not False:
+        return cells
+    few = (header.sliding_window or 0) * sequences + min(options.batch, cells)
+    return -(-min(cells, few) // _KV_PADDING) * _KV_PADDING
+
+
+def _layer_bytes(header: GgufHeader, layer: int, cells: int, options: LlamaCppOptions) -> int:
+    heads = header.per_layer("attention.head_count", 1)
+    heads_kv = header.per_layer("attention.head_count_kv", max(heads, default=1))
+    block, block_bytes = _type_size(options.kv_type)
+    return sum(
+        cells * (heads_kv[layer] * width // block) * block_bytes for width in head_widths(header)
+    )
+
+
+def kv_block(kv_type: str) -> int:
+    """Return how many numbers this type packs together."""
+    return _type_size(kv_type)[0]
+
+
+def head_widths(header: GgufHeader) -> tuple[int, int]:
     """Return the lengths of one head's key and value."""
+    n_heads = max(header.per_layer("attention.head_count", 1), default=1)
     default = header.embedding_length // max(n_heads, 1)
     width_k = header.number("attention.key_length") or default
     if header.number("attention.key_length_mla"):  # the value is a part of the compressed key
@@ -128,7 +182,7 @@ def _compute_bytes(
     # llama.cpp gives every token of an embeddings batch a row for logits, used or not
     logits = (batch if pooling else sequences) * header.n_vocab * _F32
     n_heads = max(header.per_layer("attention.head_count", 1), default=1)
-    width = max(header.embedding_length, n_heads * sum(_head_widths(header, n_heads)) // 2)
+    width = max(header.embedding_length, n_heads * sum(head_widths(header)) // 2)
     feed_forward = max(header.per_layer("feed_forward_length", 0), default=0)
     experts = (header.number("expert_used_count") or 0) * (
         header.number("expert_feed_forward_length") or 0
@@ -138,11 +192,13 @@ def _compute_bytes(
     layer = batch * (3 * max(feed_forward, experts) + 4 * width) * _F32
     attention = 0
     if header.attention_layers:
-        masks = 2 if header.sliding_window else 1
+        seen = cells  # by a token of each kind of layer
+        if header.sliding_window:
+            seen += _window_cells(header, cells, sequences, options)
         if options.flash_attention == "off":  # every score of a batch exists at once
-            attention = batch * cells * _F32 * (n_heads + masks)
+            attention = batch * (cells * n_heads + seen) * _F32
         else:
-            attention = batch * cells * 2 * masks
+            attention = batch * seen * 2
     head = 0 if header.is_encoder else logits + batch * width * _F32
     return logits + attention + max(layer, head)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from edged.config import LlamaCppOptions
-from edged.plan.estimate import cells_of, estimate
+from edged.plan.estimate import cells_of, estimate, residents_of
 from edged.protocol import Pooling
 from edged.store.gguf import read_header
+from edged.worker.llamacpp.library import KV_TYPES
 from tests.models import UnavailableError, bench_model, tiny
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -26,7 +27,8 @@ import llama_cpp as lib
 def anonymous():
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon"))
 
-path, cells, batch, sequences, flash, kv_type, pooling = sys.argv[1], *map(int, sys.argv[2:])
+path = sys.argv[1]
+cells, batch, sequences, flash, kv_type, pooling, full_window = map(int, sys.argv[2:])
 lib.llama_backend_init()
 model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
 params = lib.llama_context_default_params()
@@ -35,6 +37,7 @@ before = anonymous()
 params.n_ctx, params.n_batch, params.n_ubatch = cells, batch, batch
 params.n_seq_max = params.n_outputs_max = sequences
 params.kv_unified = True
+params.swa_full = bool(full_window)
 params.flash_attn_type, params.type_k, params.type_v = flash, kv_type, kv_type
 if pooling:
     params.embeddings, params.pooling_type, params.n_outputs_max = True, pooling, 0
@@ -49,7 +52,7 @@ if pooling:
 
 def measured(path: Path, *settings: int) -> dict[str, float]:
     """Return MiB of each kind of buffer."""
-    command = [sys.executable, "-c", MEASURE, str(path), *map(str, settings)]
+    command = [sys.executable, "-c", MEASURE, str(path), *(str(int(s)) for s in settings)]
     log = subprocess.run(command, check=True, capture_output=True, text=True, timeout=110).stderr
     kinds = ("KV", "RS", "compute", "output", "taken")
     sizes = {kind: re.findall(rf"{kind}\s+buffer size =\s+([\d.]+) MiB", log) for kind in kinds}
@@ -71,7 +74,16 @@ def path_of(name: str) -> Path:
         ("plain", 2000, 1, {"batch": 128}),
         ("plain", 2048, 4, {"kv_type": "q8_0"}),
         ("plain", 2048, 4, {"flash_attention": "off"}),
+        ("plain", 2048, 4, {"kv_type": "f32"}),
+        ("plain", 2048, 4, {"kv_type": "bf16"}),
+        ("plain", 2048, 4, {"kv_type": "q5_1"}),
+        ("plain", 2048, 4, {"kv_type": "q5_0"}),
+        ("plain", 2048, 4, {"kv_type": "q4_1"}),
+        ("plain", 2048, 4, {"kv_type": "q4_0"}),
         ("swa", 2048, 4, {}),
+        ("swa", 2048, 4, {"full_window": False}),
+        ("swa", 2048, 4, {"full_window": False, "kv_type": "q8_0"}),
+        ("hybrid", 2048, 4, {"kv_type": "q8_0"}),
         ("moe", 2048, 4, {}),
         ("recurrent", 2048, 4, {}),
         ("hybrid", 2048, 16, {}),
@@ -86,11 +98,12 @@ def test_estimate_is_what_llamacpp_allocates(
     header = read_header(path_of(name))
     found = LlamaCppOptions(**options)
     said = estimate(header, context=context, parallel=parallel, options=found)
-    sequences = parallel + (2 if header.recurrent_layers else max(8, parallel))
+    sequences = parallel + residents_of(header, parallel, found)
     flash = {"auto": -1, "off": 0}[found.flash_attention]
-    kv_type = {"f16": 1, "q8_0": 8}[found.kv_type]
+    kv_type = KV_TYPES[found.kv_type]
     cells = context * parallel
-    real = measured(path_of(name), cells, found.batch, sequences, flash, kv_type, 0)
+    full_window = found.full_window is not False
+    real = measured(path_of(name), cells, found.batch, sequences, flash, kv_type, 0, full_window)
     assert real["compute"] > 0
     assert said.kv_bytes / MIB == pytest.approx(real["KV"] + real["RS"], rel=0.01, abs=0.02)
     scratch = real["compute"] + real["output"]
@@ -125,9 +138,9 @@ def test_estimate_of_vectors_is_what_llamacpp_allocates(
     batch = cells if whole else found.batch
     sequences = 4 if header.recurrent_layers else 64
     flash = {"auto": -1, "off": 0}[found.flash_attention]
-    kv_type = {"f16": 1, "f32": 0}[found.kv_type]
+    kv_type = KV_TYPES[found.kv_type]
     number = {"mean": 1, "cls": 2, "last": 3, "rank": 4}[pooling]
-    real = measured(path_of(name), cells, batch, sequences, flash, kv_type, number)
+    real = measured(path_of(name), cells, batch, sequences, flash, kv_type, number, 1)
     assert real["compute"] > 0
     assert said.kv_bytes / MIB == pytest.approx(real["KV"] + real["RS"], rel=0.01, abs=0.02)
     # llama.cpp's log does not tell how its output buffer grows with the first batch

@@ -22,7 +22,7 @@ from tests.models.tiny import Trait
 pytestmark = needs_llama_cpp
 
 WRITERS: list[Trait] = ["plain", "qwen2", "swa", "moe", "recurrent", "hybrid"]
-CUTTABLE = {"plain", "qwen2", "moe"}
+CUTTABLE = {"plain", "qwen2", "swa", "moe"}
 PROMPT = [5 + (i * 37) % 200 for i in range(90)]  # longer than the tiny model's window
 NO_END = Sampling(temperature=0.0, ignore_eos=True)
 

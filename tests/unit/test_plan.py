@@ -468,7 +468,7 @@ def test_tensor_names_decide_which_layers_keep_kv(folder: Path) -> None:
     found = one(folder).memory
     assert found is not None
     state = 2 * (8 + 0) + 4 * 8
-    assert found.kv_bytes == 2048 * 2 * 16 * 2 * 2 + (2 + 2) * state * 4
+    assert found.kv_bytes == 2048 * 2 * 16 * 2 * 2 + (2 + 8) * state * 4
 
 
 @pytest.mark.parametrize(

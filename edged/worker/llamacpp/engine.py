@@ -98,6 +98,8 @@ class LlamaCppEngine:
             batch=runner.batch,
             slots=runner.sequences,
             cuttable=runner.facts.cuttable,
+            window=runner.facts.window,
+            keeps_checkpoints=runner.forgets,
         )
         settings = launch.llamacpp
         may_guess = settings is not None and settings.speculation and runner.facts.cuttable
@@ -295,5 +297,8 @@ def _saved_prefixes(launch: Launch, runner: Runner) -> SavedPrefixes | None:
         settings.flash_attention,
         settings.mmproj_id,
         runner.stretched,
+        runner.forgets,
     )
-    return SavedPrefixes(cache, launch.model, key, cuttable=runner.facts.cuttable)
+    # A window that is not kept in full is remembered at the very end only.
+    cuttable = runner.facts.cuttable and not runner.forgets
+    return SavedPrefixes(cache, launch.model, key, cuttable=cuttable)

@@ -184,6 +184,7 @@ def open_context(
     params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
     params.type_k = params.type_v = kv_type
     params.kv_unified = True
+    params.swa_full = settings.full_window
     params.no_perf = True
     for name, value in own.items():
         setattr(params, name, value)

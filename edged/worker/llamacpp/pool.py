@@ -8,27 +8,53 @@ decode.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edged.worker.llamacpp import checkpoints
 from edged.worker.llamacpp.cells import Cells
 from edged.worker.llamacpp.prefixes import Prefixes
 from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.step import Cut, Operation, Share
 
-_WORTH_WAITING = 32  # tokens that another prefill must offer before a request waits for them
+_WORTH = 32  # tokens that waiting for another prefill, or a checkpoint, must save
+
+
+class Choice(NamedTuple):
+    """What memory has to offer for a prompt."""
+
+    source: Sequence | None  # whose prefix to use now
+    n: int  # its length
+    wait_for: tuple[Sequence, int] | None  # (who, length) if waiting pays more
+    agreed: int  # how far the longest match goes, usable or not
 
 
 class Pool:
     """Slots, cells and residents. One owner: the scheduler."""
 
-    def __init__(self, *, cells: int, slots: int, cuttable: bool) -> None:
+    def __init__(
+        self,
+        *,
+        cells: int,
+        slots: int,
+        cuttable: bool,
+        window: int = 0,
+        keeps_checkpoints: bool = False,
+    ) -> None:
         """`slots`: sequence ids of the context.
 
-        `cuttable`: memory may be shared up to any position. Otherwise (recurrent, hybrid, sliding
-        window) a resident is only ever continued from its very end.
+        `cuttable`: memory may be shared up to any position. Otherwise (recurrent, hybrid) it is
+        of use only where it stands. `window`: positions that some layers look back on, so that
+        memory is of use only where these still remember; 0: no such layers. `keeps_checkpoints`:
+        as `checkpoints` describes them.
         """
         self.cells = Cells(cells)
         self.residents: list[Sequence] = []
         self.cuttable = cuttable
         self.operations: list[Operation] = []
+        self.worth = _WORTH
+        self._window = window
+        self._keeps_checkpoints = keeps_checkpoints
         self._free_slots = list(range(slots - 1, -1, -1))
         self._prefixes: Prefixes[Sequence] = Prefixes()
         self._clock = 0
@@ -40,45 +66,69 @@ class Pool:
 
     # ── whose prefix ──
 
-    def choose(
-        self, sequence: Sequence
-    ) -> tuple[Sequence | None, int, tuple[Sequence, int] | None]:
-        """Return whose prefix to use now, its length, and (who, length) if waiting pays more."""
+    def choose(self, sequence: Sequence) -> Choice:
+        """Return whose prefix a new sequence should use."""
         limit = len(sequence.tokens) - 1  # one token must be computed, for its logits
         best: Sequence | None = None
-        n = 0
+        n = agreed = 0
         coming: tuple[Sequence, int] | None = None
         for matched, holders in self._prefixes.match(sequence.group, sequence.tokens):
-            length = sequence.floor(min(matched, limit))
+            agreed = length = sequence.floor(min(matched, limit))
             for holder in _in_order(holders):
                 if holder is sequence or holder.slot is None:
                     continue
                 ready = sequence.floor(min(length, holder.n_computed))
-                if not self.cuttable and holder.n_computed > length:
-                    continue
-                if ready > n:
+                if ready > n and self._serves(holder, ready):
                     best, n = holder, ready
-                if ready < length and (coming is None or length > coming[1]):
+                if holder.n_computed < length and (coming is None or length > coming[1]):
                     coming = (holder, length)
-        if coming is not None and coming[1] - n < _WORTH_WAITING:
+        if coming is not None and coming[1] - n < self.worth:
             coming = None
-        return best, n, coming
+        return Choice(best, n, coming, agreed)
+
+    def _serves(self, holder: Sequence, n: int) -> bool:
+        """Tell whether what lies in memory of `holder` can be used after exactly `n` tokens."""
+        if not self.cuttable:
+            return holder.n_computed == n
+        return self._window == 0 or holder.lost <= max(0, holder.position(n) - self._window + 1)
 
     def place(self, sequence: Sequence, source: Sequence | None, n: int) -> bool:
         """Give a new sequence its slot; True if it is that of `source`, with all that lies there.
 
         `n`: how much of the resident `source` is of use.
         """
-        if source is not None and source in self.residents and n == source.n_computed:
+        ended = source is not None and source in self.residents and not source.checkpoint
+        if source is not None and ended and n == source.n_computed:
             self._take_over(source, sequence)
             return True
         sequence.slot = self._take_slot(keep=source)
         return False
 
-    def announce(self, sequence: Sequence) -> None:
-        """Let others find the prefix of a running sequence."""
-        if self.cuttable:
-            self._prefixes.put(sequence, sequence.group, sequence.tokens)
+    def announce(self, sequence: Sequence, start: int, agreed: int) -> None:
+        """Let others find the prefix of a running sequence, which begins behind `start` tokens.
+
+        `agreed`: see `Choice`.
+        """
+        self._prefixes.put(sequence, sequence.group, sequence.tokens)
+        sequence.stops.clear()
+        if self._keeps_checkpoints:
+            checkpoints.plan(sequence, start, agreed, self.worth)
+
+    def await_prefix(self, sequence: Sequence, donor: Sequence, n: int) -> None:
+        """Let a sequence wait until `donor` has computed `n` tokens."""
+        sequence.donor, sequence.n_borrowed = donor, n
+        if not self.cuttable or self._window:
+            checkpoints.stop_at(donor, n)
+
+    def lend(self, sequence: Sequence) -> None:
+        """Give a sequence that waits what its donor has by now; it waits no longer."""
+        donor, sequence.donor = sequence.donor, None
+        assert donor is not None
+        n = sequence.floor(min(donor.n_computed, sequence.n_borrowed))
+        if n > 0 and self._serves(donor, n):
+            self.share(donor, sequence, n)
+        if sequence.n_cached is None:
+            sequence.n_cached = sequence.n_computed
 
     def share(self, source: Sequence, target: Sequence, n: int) -> None:
         """Let `target`, which has computed nothing, use the first `n` tokens of `source`."""
@@ -88,6 +138,7 @@ class Pool:
         self.operations.append(Share(source.slot, target.slot, target.position(n)))
         target.cells = source.cells[:n]
         target.n_computed = n
+        target.lost = source.lost
         self.cells.share(target.cells)
         self._touch(source)
 
@@ -100,6 +151,7 @@ class Pool:
         sequence.cells, resident.cells = resident.cells, []
         sequence.n_computed = resident.n_computed
         sequence.uses = resident.uses
+        sequence.lost = resident.lost
 
     def _take_slot(self, keep: Sequence | None) -> int:
         if not self._free_slots:
@@ -108,6 +160,37 @@ class Pool:
         return self._free_slots.pop()
 
     # ── what stays ──
+
+    def passed(self, sequence: Sequence) -> None:
+        """A running sequence has computed more: leave a checkpoint if this is the place for one."""
+        if checkpoints.due(sequence) and self._keeps_checkpoints:
+            self._keep(sequence)
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Let a resident stand for what a running sequence has computed by now; no data moves."""
+        n = sequence.n_computed
+        behind_image = any(span.end == n for span in sequence.spans)
+        if behind_image or self._known(sequence) or not (self._free_slots or self.residents):
+            return
+        twin = Sequence(
+            sequence.tokens[:n],
+            context=sequence.context,
+            group=sequence.group,
+            spans=tuple(span for span in sequence.spans if span.end < n),
+        )
+        twin.checkpoint = True
+        twin.arrival = sequence.arrival
+        twin.slot = self._take_slot(keep=None)
+        self.share(sequence, twin, n)
+        self._settle(twin)
+
+    def watch(self, running: list[Sequence], first_position: Callable[[int], int]) -> None:
+        """After a decode: see what layers with a window still remember of whom."""
+        if self._window == 0:
+            return
+        for sequence in running + self.residents:
+            if sequence.slot is not None:
+                sequence.lost = max(0, first_position(sequence.slot))
 
     def retire(self, sequence: Sequence, *, keep: bool) -> None:
         """A sequence runs no longer: it stays as a resident, unless it is of no use."""
@@ -119,12 +202,15 @@ class Pool:
         self._stay(sequence)
 
     def _stay(self, sequence: Sequence) -> None:
+        self._settle(sequence)
+        for other in self._contained_in(sequence):
+            self.evict(other)
+
+    def _settle(self, sequence: Sequence) -> None:
         self.cells.rest(sequence.cells)
         self._touch(sequence)
         self.residents.append(sequence)
         self._prefixes.put(sequence, sequence.group, sequence.tokens)
-        for other in self._contained_in(sequence):
-            self.evict(other)
 
     def has_room(self, n: int) -> bool:
         """Tell whether a resident of `n` tokens could come without taking from a running one."""
@@ -156,23 +242,19 @@ class Pool:
             if length < sequence.n_computed:
                 continue
             for holder in _in_order(holders):
-                if holder in self.residents and (
-                    self.cuttable or len(holder.tokens) == sequence.n_computed
-                ):
+                if holder in self.residents and self._serves(holder, sequence.n_computed):
                     self._touch(holder)
                     return True
         return False
 
     def _contained_in(self, sequence: Sequence) -> list[Sequence]:
-        """Return the residents whose tokens all stand at the beginning of this one's."""
+        """Return the residents that this one can stand for: it begins with all their tokens."""
         found: list[Sequence] = []
-        if not self.cuttable:  # each one is a state of its own, of use at its own end only
-            return found
         for length, holders in self._prefixes.match(sequence.group, sequence.tokens):
             found += [
                 h for h in _in_order(holders) if h is not sequence and len(h.tokens) == length
             ]
-        return [h for h in found if h in self.residents]
+        return [h for h in found if h in self.residents and self._serves(sequence, len(h.tokens))]
 
     # ── a running sequence's cells ──
 
@@ -193,7 +275,7 @@ class Pool:
         n = sequence.n_computed - sequence.floor(sequence.n_computed)
         if n == 0:
             return True
-        if not self.cuttable:
+        if not self._serves(sequence, sequence.n_computed - n):
             return False
         self.shrink(sequence, n)
         sequence.n_computed -= n
@@ -210,6 +292,7 @@ class Pool:
         self.cells.rest(sequence.cells)
         self.cells.release(sequence.cells)
         sequence.cells = []
+        sequence.lost = 0
         self._leave_slot(sequence)
 
     # ── room ──

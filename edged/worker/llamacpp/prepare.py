@@ -164,6 +164,7 @@ class Preparer:
                 max_tokens=request.max_tokens,
                 group=request.group,
                 spans=spans,
+                border=self._border(tokens),
             ),
             sampler=self._sampler(request, written),
             output=output.Output(request.stop),
@@ -171,6 +172,15 @@ class Preparer:
             likelihoods=request.logprobs,
             echo=self._echo(request, tokens),
         )
+
+    def _border(self, tokens: list[int]) -> int:
+        """Return the place of the last control token.
+
+        What a template ends a prompt with, to make the model answer, is not what it begins the
+        answer with in the next turn's prompt, but both have the same control tokens.
+        """
+        control = self._vocab.control
+        return next((n for n in reversed(range(len(tokens))) if tokens[n] in control), 0)
 
     def _conversation(self, request: Generate, prepared: Prepared, text: str) -> Prepared:
         """Add how this model writes reasoning and calls, and what grammar follows from it."""

@@ -63,8 +63,8 @@ class Restoring:
         prefix, n = self._saved.best(sequence)
         if prefix is None:
             return False
-        _, ready, coming = self._pool.choose(sequence)
-        in_memory = max(ready, coming[1] if coming else 0)
+        found = self._pool.choose(sequence)
+        in_memory = max(found.n, found.wait_for[1] if found.wait_for else 0)
         if n - in_memory < _WORTH_READING or not self._pool.has_room(len(prefix.tokens)):
             return False
         others = self._waiting.get(prefix)
@@ -118,6 +118,8 @@ class Restoring:
             self._carry_out(self._pool.take_operations())
             self._saved.remove(prefix)
             return
+        if self._runner.forgets:
+            resident.lost = max(0, self._runner.first_position(resident.slot))
         self._saved.used(prefix)
         self.n_tokens += len(prefix.tokens)
         log.info(

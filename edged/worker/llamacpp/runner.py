@@ -57,7 +57,8 @@ class Facts(Struct, frozen=True):
     n_ctx_train: int
     n_params: int
     chat_templates: dict[str, str]  # "default" and those with a name; empty: none
-    cuttable: bool  # a sequence may be cut or shared at any position
+    cuttable: bool  # a sequence may be cut or shared at any position that `window` allows
+    window: int  # positions that some layers look back on; 0: all layers see all
     build: str
 
 
@@ -88,9 +89,7 @@ class Runner:
         stateful = bool(
             lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         )
-        # Every extra sequence of a recurrent model costs a whole state; of others, nothing.
-        spare = 2 if stateful else max(8, launch.parallel)
-        self.sequences = min(launch.parallel + spare, _MAX_SEQUENCES)
+        self.sequences = min(launch.parallel + settings.residents, _MAX_SEQUENCES)
         self._interrupt = library.Interrupt(lib)
         self._context = self._open_context(launch)
         self._memory = lib.llama_get_memory(self._context)
@@ -131,7 +130,7 @@ class Runner:
             raise RuntimeError("the first decode found no room; raise context or parallel")
         cuttable = bool(self._lib.llama_memory_seq_rm(self._memory, 0, n - 1, -1))
         self._lib.llama_memory_clear(self._memory, True)
-        return cuttable and self._lib.llama_model_n_swa(self._model) == 0
+        return cuttable
 
     def _read_facts(self, cuttable: bool) -> Facts:
         lib, model = self._lib, self._model
@@ -147,6 +146,7 @@ class Runner:
             n_params=lib.llama_model_n_params(model),
             chat_templates=found,
             cuttable=cuttable,
+            window=lib.llama_model_n_swa(model),
             build=f"llama.cpp-{importlib.metadata.version('llama-cpp-python')}",
         )
 
@@ -156,6 +156,11 @@ class Runner:
         name = f"{self.facts.architecture}.rope.scaling.original_context_length"
         own = self.metadata(name) or self.facts.n_ctx_train
         return int(self._lib.llama_n_ctx_seq(self._context)) > int(own)
+
+    @property
+    def forgets(self) -> bool:
+        """Some layers keep little more than their window."""
+        return self.facts.window > 0 and not self._settings.full_window
 
     def metadata(self, key: str) -> str | None:
         """Return a metadata value of the file as text."""
@@ -244,8 +249,13 @@ class Runner:
         return view
 
     def interrupt(self) -> None:
-        """Make the running decode return INTERRUPTED at its next node. From any thread."""
-        self._interrupt.set()
+        """Make the running decode return INTERRUPTED at its next node. From any thread.
+
+        Not where a decode moves the states of other sequences about as well: it would spoil them
+        all (`Scheduler.interrupted`), so a step is left to its end.
+        """
+        if self.facts.cuttable:
+            self._interrupt.set()
 
     def resume(self) -> None:
         """Take the interrupt back."""
@@ -254,7 +264,11 @@ class Runner:
     # ── cells ──
 
     def share(self, source: int, target: int, n: int) -> None:
-        """Let sequence `target` use the first `n` positions of `source`; no data moves."""
+        """Let sequence `target` use the first `n` positions of `source`; no data moves.
+
+        A recurrent state goes along as it is, and is copied by the first who writes on: `n` has to
+        be where `source` stands, unless it is `cuttable`.
+        """
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
 
     def cut(self, sequence: int, start: int) -> None:
@@ -277,6 +291,10 @@ class Runner:
             self._context, _pointer(state), state.nbytes, sequence
         )
         return bool(n == state.nbytes)
+
+    def first_position(self, sequence: int) -> int:
+        """Return the smallest position that all layers still hold, or -1."""
+        return int(self._lib.llama_memory_seq_pos_min(self._memory, sequence))
 
     def last_position(self, sequence: int) -> int:
         """Return the largest position in memory, or -1."""

@@ -13,7 +13,9 @@ by the property tests:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
+from edged.worker.llamacpp import checkpoints
 from edged.worker.llamacpp.pace import Pace
 from edged.worker.llamacpp.pool import Pool
 from edged.worker.llamacpp.sequence import Sequence, Span
@@ -26,11 +28,25 @@ class Scheduler:
     """Sequences, slots and cells of one context. One owner: the engine thread."""
 
     def __init__(
-        self, *, cells: int, parallel: int, batch: int, slots: int, cuttable: bool = True
+        self,
+        *,
+        cells: int,
+        parallel: int,
+        batch: int,
+        slots: int,
+        cuttable: bool = True,
+        window: int = 0,
+        keeps_checkpoints: bool = False,
     ) -> None:
-        """`slots` (see `Pool`) are more than `parallel`, so that residents may stay."""
+        """`slots` are more than `parallel`, so that residents may stay; the rest: see `Pool`."""
         assert slots > parallel
-        self.pool = Pool(cells=cells, slots=slots, cuttable=cuttable)
+        self.pool = Pool(
+            cells=cells,
+            slots=slots,
+            cuttable=cuttable,
+            window=window,
+            keeps_checkpoints=keeps_checkpoints or not cuttable,
+        )
         self.pace = Pace()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of arrival
@@ -119,7 +135,7 @@ class Scheduler:
         prefilling = [s for s in self.running if not s.decoding and s.donor is None]
         prefilling.sort(key=lambda s: (s.passed_over < _PATIENCE, s.pending))
         for sequence in prefilling:
-            n = min(sequence.pending, budget)
+            n = min(sequence.pending, budget, checkpoints.until_stop(sequence))
             if sequence.spans:
                 span, run = sequence.ahead()
                 if span is not None:
@@ -189,6 +205,7 @@ class Scheduler:
         decodes = prompt_tokens = 0
         for chunk in batch.chunks:
             chunk.sequence.n_computed += chunk.n
+            self.pool.passed(chunk.sequence)
             if chunk.n == 1 and chunk.last:
                 decodes += 1
             else:
@@ -225,12 +242,22 @@ class Scheduler:
     def interrupted(self, batch: Batch) -> None:
         """Undo a batch that was broken off: what lies in memory of it is not certain."""
         self._take_back(batch)
+        if not self.pool.cuttable:
+            # A decode moves the states of others about as well: none of them is certain.
+            while self.running:
+                self._preempt(self.running[-1])
+            while self.pool.evict_oldest():
+                pass
+            return
         for chunk in reversed(batch.chunks):
-            if self.pool.cuttable:
-                self.pool.cut_back(chunk.sequence)
+            if self.pool.cut_back(chunk.sequence):
                 self.pool.cut(chunk.sequence)
             else:
                 self._preempt(chunk.sequence)
+
+    def watch(self, first_position: Callable[[int], int]) -> None:
+        """After every decode: `first_position` of a slot is the first that it still holds."""
+        self.pool.watch(self.running, first_position)
 
     def _take_back(self, batch: Batch) -> None:
         for chunk in batch.chunks:
@@ -252,7 +279,7 @@ class Scheduler:
             return True
         if self._squeezed:
             return False
-        source, n, _ = self.pool.choose(sequence)
+        source, n, _, _ = self.pool.choose(sequence)
         shared = source.cells[:n] if source is not None else []
         promised = sum(s.pending for s in self.running)
         cells = self.pool.cells
@@ -260,41 +287,32 @@ class Scheduler:
         return sequence.pending - n + promised + 1 <= available
 
     def _run(self, sequence: Sequence) -> None:
-        source, n, wait_for = self.pool.choose(sequence)
+        source, n, wait_for, agreed = self.pool.choose(sequence)
         if self.pool.place(sequence, source, n):
             source = wait_for = None
         self.running.append(sequence)
         self.running.sort(key=lambda s: s.arrival)
         if wait_for is not None:
-            sequence.donor, sequence.n_borrowed = wait_for
+            self.pool.await_prefix(sequence, *wait_for)
         elif source is not None:
             self.pool.share(source, sequence, n)
         if sequence.donor is None and sequence.n_cached is None:
             sequence.n_cached = sequence.n_computed
-        self.pool.announce(sequence)
+        start = sequence.n_borrowed if sequence.donor else sequence.n_computed
+        self.pool.announce(sequence, start, agreed)
 
     def _lend(self) -> None:
         """Give those who wait for another one's prefix what it has computed by now."""
-        for sequence in list(self.running):
+        for sequence in self.running:
             donor = sequence.donor
-            if donor is None or donor.n_computed < sequence.n_borrowed:
-                continue
-            sequence.donor = None
-            self.pool.share(donor, sequence, sequence.n_borrowed)
-            if sequence.n_cached is None:
-                sequence.n_cached = sequence.n_computed
+            if donor is not None and donor.n_computed >= sequence.n_borrowed:
+                self.pool.lend(sequence)
 
     def _dismiss_followers(self, donor: Sequence) -> None:
         """`donor` computes no further: those who wait for it take what there is, or compute."""
         for sequence in self.running:
-            if sequence.donor is not donor:
-                continue
-            sequence.donor = None
-            n = sequence.floor(min(donor.n_computed, sequence.n_borrowed))
-            if n > 0:
-                self.pool.share(donor, sequence, n)
-            if sequence.n_cached is None:
-                sequence.n_cached = n
+            if sequence.donor is donor:
+                self.pool.lend(sequence)
 
     # ── giving way ──
 

@@ -42,11 +42,14 @@ class Sequence:
 
     __slots__ = (
         "arrival",
+        "border",
         "cells",
+        "checkpoint",
         "context",
         "donor",
         "group",
         "guesses",
+        "lost",
         "max_tokens",
         "n_borrowed",
         "n_cached",
@@ -55,6 +58,7 @@ class Sequence:
         "passed_over",
         "slot",
         "spans",
+        "stops",
         "tokens",
         "used_at",
         "uses",
@@ -68,7 +72,9 @@ class Sequence:
         max_tokens: int | None = None,
         group: str = "",
         spans: tuple[Span, ...] = (),
+        border: int = 0,
     ) -> None:
+        """`border`: up to here the next turn of the conversation will say the same; 0: unknown."""
         assert 0 < len(prompt) < context
         assert not spans or spans[-1].end < len(prompt)
         self.spans = spans
@@ -77,6 +83,10 @@ class Sequence:
         self.context = context
         self.max_tokens = max_tokens
         self.group = group
+        self.border = border
+        self.stops: set[int] = set()  # places at which it pauses, see `checkpoints`
+        self.checkpoint = False  # a resident that keeps the memory of a place on the way
+        self.lost = 0  # positions from the first on that layers with a window have forgotten
         self.arrival = 0  # the scheduler's count: who came first goes first
         self.slot: int | None = None
         self.cells: list[int] = []
@@ -85,9 +95,7 @@ class Sequence:
         self.donor: Sequence | None = None  # waits until this one has computed `n_borrowed`
         self.n_borrowed = 0
         self.passed_over = 0  # steps in a row in which it got no prefill budget
-        self.guesses: list[
-            int
-        ] = []  # for the tokens after the newest, to be tried in the next step
+        self.guesses: list[int] = []  # for the tokens after the newest, tried in the next step
         self.used_at = 0  # the scheduler's clock at the last use as a resident
         self.uses = 0  # times that it, or what it continues, was of use to a request
 

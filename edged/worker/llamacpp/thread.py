@@ -193,6 +193,7 @@ class EngineThread:
             outcome = self._look(batch.chunks[0], batch.chunks[0].span, generations[0])
         self.in_step = frozenset()
         self.counts.progress += 1
+        self.scheduler.watch(self.runner.first_position)
         if outcome is Decoded.INTERRUPTED:
             self.scheduler.interrupted(batch)
             return

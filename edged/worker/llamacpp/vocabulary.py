@@ -53,6 +53,7 @@ class Vocab:
         self.ends = frozenset(t for t in every if lib.llama_vocab_is_eog(self._vocab, t))
         attributes = [lib.llama_vocab_get_attr(self._vocab, t) for t in every]
         control = {t: self.text(t) for t in every if attributes[t] & _ATTR_CONTROL}
+        self.control = frozenset(control)
         defined = [self.text(t) for t in every if attributes[t] & _ATTR_USER_DEFINED]
         self._shown = frozenset(t for t, text in control.items() if text in shown)
         #: Tokens that mean something as such, by their spelling: control tokens, and the tags of an

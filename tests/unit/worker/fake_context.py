@@ -42,11 +42,15 @@ class Cell:
 class FakeContext:
     cells: int
     cuttable: bool = True
+    window: int = 0
     slots: dict[int, list[Cell]] = field(default_factory=dict)
+    lost: dict[int, int] = field(default_factory=dict)  # positions that the window forgot
 
     def after(self, operations: list[Operation]) -> FakeContext:
         """Return what this context will be once the operations are carried out."""
-        future = FakeContext(self.cells, self.cuttable, dict(self.slots))
+        future = FakeContext(
+            self.cells, self.cuttable, self.window, dict(self.slots), dict(self.lost)
+        )
         future.apply(Batch(operations))
         return future
 
@@ -57,22 +61,27 @@ class FakeContext:
     def apply(self, batch: Batch) -> None:
         for operation in batch.operations:
             if isinstance(operation, Share):
-                assert self.cuttable
                 assert not self.slots.get(operation.target)
                 source = self.slots[operation.source]
                 # The end of an image may be positions behind its last cell: no bound from above.
                 assert source
                 assert operation.n > 0
+                if not self.cuttable:
+                    assert all(c.position < operation.n for c in source), "not where it stands"
+                self.lost[operation.target] = self.lost.get(operation.source, 0)
                 self.slots[operation.target] = [c for c in source if c.position < operation.n]
             else:
                 assert self.cuttable or operation.start == 0
                 held = self.slots.get(operation.slot, [])
+                if operation.start == 0:
+                    self.lost[operation.slot] = 0
                 self.slots[operation.slot] = [c for c in held if c.position < operation.start]
 
     def decode(self, batch: Batch) -> bool:
         """Write the chunks' cells; False when there are not enough."""
         if self.used + sum(chunk.n_cells for chunk in batch.chunks) > self.cells:
             return False
+        self.forget()
         for chunk in batch.chunks:
             slot = chunk.sequence.slot
             assert slot is not None
@@ -82,11 +91,28 @@ class FakeContext:
             assert len(tokens) == chunk.n > 0
             positions = self._positions(batch, chunk)
             group = chunk.sequence.group
+            forgotten = self.lost.get(slot, 0)
+            assert forgotten <= max(0, positions[0] - self.window + 1), "forgotten, and wanted"
             held += [Cell(t, group, p) for t, p in zip(tokens, positions, strict=True)]
             assert self.cuttable or not chunk.guesses
             behind = positions[-1] + 1
             held += [Cell(t, group, behind + i) for i, t in enumerate(chunk.guesses)]
         return True
+
+    def forget(self) -> None:
+        """Lose what no window reaches any more, of every second slot: new cells take its place."""
+        for slot, held in self.slots.items():
+            if self.window and held and (slot + len(held)) % 2:
+                # The parts of one image may have one position: the next may be no further.
+                following = held[-1].position + (held[-1].token < IMAGE)
+                behind = following + 1 - self.window
+                self.lost[slot] = max(self.lost.get(slot, 0), behind)
+
+    def break_off(self) -> None:
+        """Leave a decode in the middle."""
+        if not self.cuttable:  # all states are moved about, so any may be half somewhere else
+            for held in self.slots.values():
+                held[:] = [Cell(-1, cell.group, cell.position) for cell in held]
 
     @staticmethod
     def _positions(batch: Batch, chunk: Chunk) -> list[int]:
@@ -162,9 +188,16 @@ class Driver:
         max_tokens: int | None,
         group: str,
         spans: tuple[Span, ...] = (),
+        *,
+        border: int = 0,
     ) -> Sequence:
         sequence = Sequence(
-            list(prompt), context=context, max_tokens=max_tokens, group=group, spans=spans
+            list(prompt),
+            context=context,
+            max_tokens=max_tokens,
+            group=group,
+            spans=spans,
+            border=border,
         )
         self.scheduler.add(sequence)
         self.answers[sequence] = []
@@ -185,6 +218,8 @@ class Driver:
             slot_content = self.context.content(chunk.sequence)
             assert slot_content == chunk.sequence.tokens[: chunk.start]
         if outcome == "interrupted":
+            self.context.break_off()
+            self.scheduler.watch(lambda slot: self.context.lost.get(slot, 0))
             self.scheduler.interrupted(batch)
             return batch
         if outcome == "no_room":
@@ -195,6 +230,7 @@ class Driver:
                 self.scheduler.finish(lost)
             return batch
         assert self.context.decode(batch), "the books promised room"
+        self.scheduler.watch(lambda slot: self.context.lost.get(slot, 0))
         self.scheduler.computed(batch, 0.01)
         for chunk in batch.chunks:
             if chunk.last:
@@ -244,7 +280,8 @@ class Driver:
         open_ones = [s for s in self.answers if s not in self.ended]
         assert sorted(map(id, waiting + running)) == sorted(map(id, open_ones))
         assert len(set(residents)) == len(residents)
-        assert self.ended.keys() | self.restored >= set(residents)
+        stay = {r for r in residents if not r.checkpoint}
+        assert self.ended.keys() | self.restored >= stay
         for sequence in waiting:
             assert sequence.slot is None
             assert not sequence.cells

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edged.worker.llamacpp.scheduler import Scheduler
@@ -11,12 +13,25 @@ from tests.unit.worker.fake_context import IMAGE, Driver, FakeContext, expected_
 
 
 def make(
-    *, cells: int = 64, parallel: int = 4, batch: int = 16, slots: int = 8, cuttable: bool = True
+    *,
+    cells: int = 64,
+    parallel: int = 4,
+    batch: int = 16,
+    slots: int = 8,
+    cuttable: bool = True,
+    window: int = 0,
+    keeps_checkpoints: bool = False,
 ) -> Driver:
     scheduler = Scheduler(
-        cells=cells, parallel=parallel, batch=batch, slots=slots, cuttable=cuttable
+        cells=cells,
+        parallel=parallel,
+        batch=batch,
+        slots=slots,
+        cuttable=cuttable,
+        window=window,
+        keeps_checkpoints=keeps_checkpoints,
     )
-    return Driver(scheduler, FakeContext(cells, cuttable))
+    return Driver(scheduler, FakeContext(cells, cuttable, window))
 
 
 # What images take: places, positions, and whether they are computed in one piece.
@@ -98,6 +113,69 @@ def test_uncuttable_resident_is_continued_only_from_its_end() -> None:
     continued = driver.add([*whole, 5], 60, 1, "")
     driver.run_out()
     assert continued.n_cached == len(whole)
+
+
+@pytest.mark.parametrize("kind", [{"cuttable": False}, {"window": 4, "keeps_checkpoints": True}])
+def test_followers_share_a_state_where_their_donor_pauses(kind: dict[str, Any]) -> None:
+    driver = make(cells=512, parallel=8, batch=16, slots=16, **kind)
+    system = [1, 2, 3] * 20
+    sequences = [driver.add([*system, 4, i % 5 + 1, 2, 3], 200, 1, "") for i in range(5)]
+    computed = 0
+    while not driver.scheduler.idle:
+        computed += sum(chunk.n for chunk in driver.step().chunks)
+    assert [s.n_cached for s in sequences[1:]] == [len(system) + 1] * 4
+    assert computed == len(system) + 1 + 5 * 3
+    later = driver.add([*system, 4, 6, 6], 200, 1, "")
+    driver.run_out()
+    assert later.n_cached == len(system) + 1, "the checkpoint stays"
+
+
+def test_next_turn_begins_at_the_border_of_the_last_one() -> None:
+    driver = make(cells=512, slots=8, cuttable=False)
+    prompt: list[int] = [1, 2, 3, 4] * 10
+    cached = []
+    for turn in range(3):
+        border = len(prompt)
+        asked = driver.add([*prompt, 5, 5], 200, 4, "", border=border)
+        driver.run_out()
+        cached.append(asked.n_cached)
+        prompt = [*prompt, 5, 1, *[2 + turn] * 40]  # the answer is not shown as it was written
+    assert cached == [0, 40, 82]
+
+
+def test_whoever_agrees_with_a_state_that_is_past_leaves_a_checkpoint_there() -> None:
+    driver = make(cells=512, slots=8, cuttable=False)
+    system = [1, 2, 3, 4] * 10
+    cached = []
+    for end in range(2, 5):
+        asked = driver.add([*system, *[end] * 5], 200, 2, "")
+        driver.run_out()
+        cached.append(asked.n_cached)
+    assert cached == [0, 0, 40]
+
+
+def test_forgotten_window_is_not_shared_and_not_continued() -> None:
+    driver = make(cells=512, batch=64, slots=8, window=4)
+    first = driver.add([1, 2, 3, 4] * 10, 200, 1, "")
+    driver.run_out()
+    driver.scheduler.watch(lambda _slot: 37)
+    forked = driver.add([*[1, 2, 3, 4] * 9, 5, 5], 200, 1, "")
+    longer = driver.add([*first.tokens[:40], 5], 200, 1, "")
+    driver.run_out()
+    assert (forked.n_cached, longer.n_cached) == (0, 40)
+
+
+def test_broken_off_step_leaves_no_state_behind() -> None:
+    driver = make(cells=512, cuttable=False)
+    driver.add([1, 2, 3, 4], 60, 3, "")
+    driver.run_out()
+    running = [driver.add([i, 2, 3], 60, 5, "") for i in (2, 3)]
+    driver.step()
+    driver.step("interrupted")
+    assert not driver.scheduler.pool.residents
+    assert not driver.scheduler.running
+    driver.run_out()
+    assert all(driver.answers[s] == expected_answer(driver.prompts[s], 60, 5) for s in running)
 
 
 def test_residents_give_way_before_running_sequences() -> None:

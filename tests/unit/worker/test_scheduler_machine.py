@@ -55,6 +55,8 @@ class Watched(Driver):
         HAPPENED["got the prefix"] += any(s.donor is None and s.n_computed for s in followers)
         HAPPENED["image"] += any(chunk.span is not None for chunk in batch.chunks)
         HAPPENED["guesses"] += any(chunk.guesses for chunk in batch.chunks)
+        HAPPENED["checkpoint"] += any(r.checkpoint for r in scheduler.pool.residents)
+        HAPPENED["window lost"] += any(s.lost for s in scheduler.running)
         HAPPENED["idle"] += not batch.chunks
         HAPPENED["failed"] += "failed" in self.ended.values()
         assert batch.chunks or not scheduler.running, "where somebody runs, something is computed"
@@ -80,23 +82,38 @@ class SchedulerMachine(RuleBasedStateMachine):
         batch=st.integers(2, 24),
         spare=st.integers(1, 5),
         cuttable=st.sampled_from([True, True, False]),
+        window=st.sampled_from([0, 0, 1, 4, 12]),
+        keeps_checkpoints=st.booleans(),
     )
-    def start(self, cells: int, parallel: int, batch: int, spare: int, cuttable: bool) -> None:
+    def start(
+        self,
+        *,
+        cells: int,
+        parallel: int,
+        batch: int,
+        spare: int,
+        cuttable: bool,
+        window: int,
+        keeps_checkpoints: bool,
+    ) -> None:
         scheduler = Scheduler(
             cells=cells,
             parallel=parallel,
             batch=max(batch, parallel),
             slots=parallel + spare,
             cuttable=cuttable,
+            window=window,
+            keeps_checkpoints=keeps_checkpoints,
         )
-        self.driver = Watched(scheduler, FakeContext(cells, cuttable))
+        scheduler.pool.worth = 5  # these prompts are short
+        self.driver = Watched(scheduler, FakeContext(cells, cuttable, window))
         self.strangers = 0
 
     # ── requests come ──
 
     @rule(head=HEADS, tail=st.lists(TOKENS, min_size=1, max_size=8), limit=LIMITS, group=GROUPS)
     def admit(self, head: list[int], tail: list[int], limit: int | None, group: str) -> None:
-        self.driver.add(head + tail, CONTEXT, limit, group)
+        self.driver.add(head + tail, CONTEXT, limit, group, border=len(head))
 
     @rule(
         head=st.lists(TOKENS, max_size=2),
@@ -347,8 +364,8 @@ def test_pool_knows_no_prefix_of_another_group() -> None:
     pool.place(one, None, 0)
     pool.grow(one, 49)
     one.n_computed = 49
-    pool.announce(one)
+    pool.announce(one, 0, 0)
     for group in ("", "A", "a ", "b"):
         other = Sequence([1] * 50, context=100, group=group)
-        assert pool.choose(other) == (None, 0, None)
+        assert pool.choose(other) == (None, 0, None, 0)
     assert pool.choose(Sequence([1] * 50, context=100, group="a"))[:2] == (one, 49)
