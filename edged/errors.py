@@ -197,6 +197,12 @@ class ModelFailed(ServiceUnavailable):
     code = "model_failed"
 
 
+class AdapterFailed(ServiceUnavailable):
+    """The adapter cannot be used until its file or its entry is mended; its model can."""
+
+    code = "adapter_failed"
+
+
 class ShuttingDown(ServiceUnavailable):
     """The daemon is stopping, or the model was removed while the request waited."""
 

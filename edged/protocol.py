@@ -6,6 +6,8 @@ the first frames up are `Loading`, then `Ready` or `LoadFailed`. One `Step` fram
 event of one engine step. Every request gets exactly one last event: a `Generate` its `Finish`,
 a `Call` its `Reply`, and either of them `Failed` instead.
 
+`Adapters` may come down at any time after `Ready`: the whole set that is wanted from then on.
+
 The end of the stream means that the other side is gone: the worker then exits, the daemon reaps.
 """
 
@@ -79,6 +81,14 @@ class Launch(Struct, frozen=True):
     kind: Kind = "chat"
     output_format: str = "auto"  # a row of worker/output's table; "auto": found from the template
     llamacpp: LlamaCppLaunch | None = None
+
+
+class AdapterFile(Struct, frozen=True):
+    """A LoRA adapter's file. Another `file_id` under the same name is a new version."""
+
+    name: str
+    path: str
+    file_id: str
 
 
 # ── daemon → worker ──
@@ -220,6 +230,7 @@ class Generate(Struct, frozen=True, tag="generate"):
     logprobs: int | None = None  # alternatives told with each token; None: no log-probabilities
     echo: bool = False  # the prompt's text comes first, as a Delta of no tokens
     group: str = ""  # prefixes are shared inside a group only
+    adapters: tuple[tuple[str, float], ...] = ()  # names and scales; each name once
     id: int = 0
 
 
@@ -272,13 +283,19 @@ class Load(Struct, frozen=True, tag="load"):
     launch: Launch
 
 
+class Adapters(Struct, frozen=True, tag="adapters"):
+    """The adapters that are wanted now; others leave once nobody uses them. A "chat" model only."""
+
+    adapters: tuple[AdapterFile, ...]
+
+
 class Abort(Struct, frozen=True, tag="abort"):
     """The client of `id` is gone; an unknown id is no error."""
 
     id: int
 
 
-ToWorker = Load | Generate | Embed | Rerank | Tokenize | Detokenize | Render | Abort
+ToWorker = Load | Adapters | Generate | Embed | Rerank | Tokenize | Detokenize | Render | Abort
 
 
 # ── worker → daemon ──
@@ -439,6 +456,14 @@ class Step(Struct, frozen=True, tag="step"):
     events: list[Event]
 
 
+class AdapterState(Struct, frozen=True):
+    """How a wanted adapter is; `error` says why one failed."""
+
+    name: str
+    state: Literal["loading", "ready", "failed"]
+    error: str = ""
+
+
 class Stats(Struct, frozen=True, tag="stats"):
     """Sent every second while the worker lives. `progress` counts engine steps."""
 
@@ -458,6 +483,7 @@ class Stats(Struct, frozen=True, tag="stats"):
     threads: int = 0  # that write answers
     threads_batch: int = 0  # that read prompts
     threads_reason: str = ""  # why one of them is less than the launch allows
+    adapters: tuple[AdapterState, ...] = ()
 
 
 ToDaemon = Loading | Ready | LoadFailed | Step | Stats

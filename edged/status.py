@@ -47,6 +47,15 @@ class Settings(Struct, frozen=True):
         )
 
 
+class AdapterStatus(Struct, frozen=True):
+    """One LoRA adapter of a model."""
+
+    name: str
+    state: Literal["stopped", "loading", "ready", "failed"]  # stopped: its model is not loaded
+    scale: float  # where a request gives none
+    error: str | None = None  # why it failed
+
+
 class ModelStatus(Struct, frozen=True):
     """One model of `models.toml` as it stands now."""
 
@@ -71,6 +80,7 @@ class ModelStatus(Struct, frozen=True):
     stderr_tail: tuple[str, ...]
     kind: Kind | None = None  # what it serves; None: an upstream, or it cannot run
     settings: Settings | None = None  # of its worker, else of the plan
+    adapters: tuple[AdapterStatus, ...] = ()
 
 
 class ConfigStatus(Struct, frozen=True):

@@ -76,6 +76,7 @@ PURE = [
     "packing",
     "lookup",
     "wager",
+    "turns",
 ]
 
 

@@ -28,6 +28,7 @@ class Entry(NamedTuple):
     exchange: Exchange
     raw: dict[str, Any]
     plan: ModelPlan
+    adapter: str | None  # that comes with the model's name
 
     @classmethod
     async def of(cls, request: Request[Any, Any, Any], *, sole: bool = False) -> Self:
@@ -41,9 +42,10 @@ class Entry(NamedTuple):
         raw = await body.read_json(request, box.plan.config.server)
         if sole and raw.get("model") is None and len(box.plan.models) == 1:
             raw = raw | {"model": next(iter(box.plan.models))}
-        plan = box.plan.resolve(body.convert(raw, Addressed).model)
+        name = body.convert(raw, Addressed).model
+        plan = box.plan.resolve(name)
         exchange.model = plan.model.name
-        return cls(request, box, exchange, raw, plan)
+        return cls(request, box, exchange, raw, plan, box.plan.adapters.get(name))
 
     @property
     def model(self) -> str:

@@ -27,7 +27,9 @@ def of(plan: Plan) -> InForce:
             name: _checksum(model.launch) if model.launch else ""
             for name, model in plan.models.items()
         },
-        models={name: _checksum(model.model) for name, model in plan.models.items()},
+        models={
+            name: _checksum((model.model, model.adapters)) for name, model in plan.models.items()
+        },
     )
 
 

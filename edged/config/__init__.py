@@ -2,6 +2,7 @@
 
 from edged.config.reading import SYSTEM_PATH, find, load, parse
 from edged.config.structs import (
+    Adapter,
     Config,
     ConfigProblems,
     HardwareOverrides,
@@ -16,6 +17,7 @@ from edged.config.values import Listen, Source
 
 __all__ = [
     "SYSTEM_PATH",
+    "Adapter",
     "Config",
     "ConfigProblems",
     "HardwareOverrides",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edged.config.values import (
     BadValueError,
@@ -14,7 +14,6 @@ from edged.config.values import (
     duration_or_never,
     duration_or_zero,
     host,
-    later,
     listen,
     many,
     network,
@@ -67,7 +66,14 @@ QuantPolicy = Literal[0, 4, 8]
 Require = Literal["any", "gpu"]
 Speculation = Literal["auto", "off"]
 
-Keys = Mapping[str, "Reader | Keys"]
+Keys = Mapping[str, "Reader | Keys | Entries"]
+
+
+class Entries(NamedTuple):
+    """A table of entries by name, each with these keys; a value alone is that of key `sole`."""
+
+    keys: Keys
+    sole: str
 
 
 def _gpus(value: Any) -> Any:
@@ -126,6 +132,11 @@ SERVER: Keys = {
     "tls": {"mode": _tls_mode},
 }
 HARDWARE: Keys = {"reserve_memory": size(0, 1 << 50), "gpus": _gpus}
+ADAPTER: Keys = {
+    "gguf": source,
+    "scale": number(-100, 100),
+    "aliases": many(text, "names"),
+}
 MODEL: Keys = {
     "gguf": source,
     "safetensors": source,
@@ -171,7 +182,7 @@ MODEL: Keys = {
         "batch": whole(1, 1 << 16),
         "full_window": boolean,
         "pooling": choice(Pooling),
-        "lora": later("adapters are not loaded yet"),
+        "lora": Entries(ADAPTER, "gguf"),
         "speculation": choice(Speculation),
         "draft": source,
         "mmproj": source,

@@ -11,7 +11,7 @@ import tomllib
 Path = tuple[str, ...]
 
 # deeper keys are unknown keys of a known table: the table's own line serves
-_MAX_DEPTH = 5
+_MAX_DEPTH = 6
 
 _TOKEN = re.compile(
     r'''

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, TOP, Keys, home
+from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, TOP, Entries, Keys, home
 from edged.config.lines import key_lines
 from edged.config.structs import (
+    Adapter,
     Config,
     ConfigProblems,
     HardwareOverrides,
@@ -119,6 +120,9 @@ class _Reading:
         server = self._table((), "server", self._top, SERVER)
         hardware = self._table((), "hardware", self._top, HARDWARE)
         defaults = self._table((), "defaults", self._top, MODEL)
+        if defaults.get("llamacpp", {}).pop("lora", None):
+            message = "belongs to one model, since an adapter fits no other"
+            self._problem(("defaults", "llamacpp", "lora"), message)
         models = self._models(defaults)
         tls = Tls(**server.pop("tls", {}))
         config = Config(
@@ -150,11 +154,39 @@ class _Reading:
             if isinstance(reader, Mapping):
                 fields[name] = self._table(path, name, table, reader)
                 continue
+            if isinstance(reader, Entries):
+                fields[name] = self._entries(path, name, table, reader)
+                continue
             try:
                 fields[FIELDS.get(name, name)] = reader(table[name])
             except BadValueError as error:
                 self._problem((*path, name), str(error))
         return fields
+
+    def _entries(
+        self, at: tuple[str, ...], key: str, parent: _Table, entries: Entries
+    ) -> dict[str, _Table]:
+        """Return the fields of each entry of `parent[key]` by its name."""
+        path = (*at, key)
+        table = parent[key]
+        if not isinstance(table, dict):
+            self._problem(path, f"must be a table of names: write [{_dotted(path)}]")
+            return {}
+        whole = {
+            name: value if isinstance(value, dict) else {entries.sole: value}
+            for name, value in table.items()
+        }
+        for name, value in whole.items():
+            self._name((*path, name), name)
+            if entries.sole not in value:
+                self._problem((*path, name), f"needs {entries.sole} = …")
+        return {name: self._table(path, name, whole, entries.keys) for name in whole}
+
+    def _name(self, path: tuple[str, ...], name: str) -> None:
+        try:
+            text(name)
+        except BadValueError as error:
+            self._problem(path, f"as a name {error}")
 
     def _models(self, defaults: _Table) -> dict[str, Model]:
         models = self._top.get("models", {})
@@ -169,15 +201,15 @@ class _Reading:
         }
 
     def _model(self, name: str, said: _Table, defaults: _Table) -> Model:
-        try:
-            text(name)
-        except BadValueError as error:
-            self._problem(("models", name), f"as a name {error}")
+        self._name(("models", name), name)
         merged = defaults | said
         merged["context_is_default"] = "context" not in said
         merged["parallel_is_default"] = "parallel" not in merged
         for part, struct in _PARTS.items():
-            merged[part] = struct(**(defaults.get(part, {}) | said.get(part, {})))
+            fields = defaults.get(part, {}) | said.get(part, {})
+            if "lora" in fields:
+                fields["lora"] = tuple(Adapter(n, **each) for n, each in fields["lora"].items())
+            merged[part] = struct(**fields)
         model = Model(name=name, **merged)
         self._check_source(model)
         self._check_llamacpp(model)
@@ -212,6 +244,9 @@ class _Reading:
         if options.flash_attention == "off" and options.kv_type[0] == "q":
             message = f'= "{options.kv_type}" needs flash attention, and flash_attention is "off"'
             self._problem(("models", model.name, "llamacpp", "kv_type"), message)
+        if options.lora and model.upstream:
+            message = "cannot be combined with upstream: an upstream has its own adapters"
+            self._problem(("models", model.name, "llamacpp", "lora"), message)
 
         if options.draft is not None and options.speculation == "off":
             message = '= "…" is of no use while speculation is "off"'
@@ -233,15 +268,24 @@ class _Reading:
 
     def _check_names(self, models: dict[str, Model]) -> None:
         owners = dict.fromkeys(models, "a model")
+
+        def claim(name: str, owner: str, *path: str) -> None:
+            if name in owners:
+                whose = owners[name]
+                message = f'"{name}" is already the name of {whose}; names and aliases are unique'
+                self._problem(("models", *path), message)
+            owners.setdefault(name, owner)
+
         for name, model in models.items():
             for alias in model.aliases:
-                if alias in owners:
-                    whose = owners[alias]
-                    message = (
-                        f'"{alias}" is already the name of {whose}; names and aliases are unique'
-                    )
-                    self._problem(("models", name, "aliases"), message)
-                owners.setdefault(alias, f'the model "{name}" (alias)')
+                claim(alias, f'the model "{name}" (alias)', name, "aliases")
+        for name, model in models.items():
+            for adapter in model.llamacpp.lora:
+                at = (name, "llamacpp", "lora", adapter.name)
+                owner = f'the adapter "{adapter.name}" of "{name}"'
+                claim(f"{name}:{adapter.name}", owner, *at)
+                for alias in adapter.aliases:
+                    claim(alias, f"{owner} (alias)", *at, "aliases")
 
     # problems
 

@@ -63,6 +63,15 @@ class HardwareOverrides(Struct, frozen=True):
     gpus: Literal["auto", "none"] | tuple[int, ...] = "auto"
 
 
+class Adapter(Struct, frozen=True):
+    """One entry of `[models.NAME.llamacpp.lora]`."""
+
+    name: str
+    gguf: Source | None = None  # None: it could not be read, which is a problem
+    scale: float = 1.0  # where the request gives none
+    aliases: tuple[str, ...] = ()
+
+
 class LlamaCppOptions(Struct, frozen=True):
     """Settings of the llama.cpp engine; None: edged decides."""
 
@@ -78,6 +87,7 @@ class LlamaCppOptions(Struct, frozen=True):
     speculation: Speculation = "auto"
     draft: Source | None = None
     prefix_cache_bytes: int = 1 << 30  # 0: no prefix outlives the worker
+    lora: tuple[Adapter, ...] = ()
 
 
 class LmdeployOptions(Struct, frozen=True):

@@ -131,15 +131,6 @@ def many(item: Reader, what: str, *, at_least: int = 0) -> Reader:
     return read
 
 
-def later(what: str) -> Reader:
-    """Return the reader of a key that this version cannot honour, and so must not ignore."""
-
-    def read(_value: Any) -> Any:
-        raise BadValueError(f"cannot be honoured by this version: {what}; remove the key")
-
-    return read
-
-
 # ── quantities ──
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|d)")

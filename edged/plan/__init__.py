@@ -18,14 +18,15 @@ from edged.errors import ModelNotFound, StoreError
 from edged.hardware import Cpu, Hardware
 from edged.plan import keeping
 from edged.plan import kind as kinds
+from edged.plan.adapters import AdapterChoice, AdapterPlan
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
-from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
+from edged.protocol import AdapterFile, Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
 from edged.store import folders
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.projector import Medium, read_projector
 from edged.store.source import resolve
 
-__all__ = ["Diff", "MemoryEstimate", "ModelPlan", "Plan", "diff", "make"]
+__all__ = ["AdapterPlan", "Diff", "MemoryEstimate", "ModelPlan", "Plan", "diff", "make"]
 
 
 class ModelPlan(Struct, frozen=True):
@@ -40,6 +41,7 @@ class ModelPlan(Struct, frozen=True):
     memory: MemoryEstimate | None = None
     reasons: tuple[str, ...] = ()
     refusal: str | None = None
+    adapters: tuple[AdapterPlan, ...] = ()  # in the order of the file; empty when refused
 
     @property
     def kind(self) -> Kind | None:
@@ -57,14 +59,24 @@ class ModelPlan(Struct, frozen=True):
         settings = self.launch.llamacpp if self.launch else None
         return settings.media if settings else ()
 
+    @property
+    def files(self) -> tuple[AdapterFile, ...]:
+        """The adapters that its worker is to have."""
+        return tuple(adapter.file for adapter in self.adapters if adapter.file is not None)
+
 
 class Plan(Struct, frozen=True):
-    """All models. `names` maps every name and alias to its model's name."""
+    """All models.
+
+    `names` maps every name and alias, also those of adapters, to its model's name; `adapters` maps
+    those of adapters to the adapter's name.
+    """
 
     config: Config
     hardware: Hardware
     models: dict[str, ModelPlan]
     names: dict[str, str]
+    adapters: dict[str, str] = {}
 
     @property
     def budget_bytes(self) -> int:
@@ -74,6 +86,10 @@ class Plan(Struct, frozen=True):
     def resolve(self, name: str) -> ModelPlan:
         """Return the model that has this name or alias; raises ModelNotFound with what exists."""
         if name not in self.names:
+            base, _, adapter = name.rpartition(":")
+            if base in self.names and (own := self.models[self.names[base]].adapters):
+                has = ", ".join(each.name for each in own)
+                raise ModelNotFound(f"model {base!r} has no adapter {adapter!r}; it has: {has}")
             there = ", ".join(self.models) or "none: models.toml has no [models.NAME] yet"
             near = suggestion(name, self.names).removeprefix("; ")
             hint = f" ({near})" if near else ""
@@ -101,10 +117,18 @@ def make(config: Config, hardware: Hardware) -> Plan:
     names: dict[str, str] = {}
     for name, model in config.models.items():
         names |= dict.fromkeys((name, *model.aliases), name)
+    adapters: dict[str, str] = {}
+    for name, model in config.models.items():
+        for adapter in model.llamacpp.lora:
+            called = [f"{base}:{adapter.name}" for base in (name, *model.aliases)]
+            for each in (*called, *adapter.aliases):
+                if each not in names:  # "alias:adapter" may be a model's own name
+                    names[each] = name
+                    adapters[each] = adapter.name
     models = {
         name: _Choice(model, config, hardware).plan() for name, model in config.models.items()
     }
-    return Plan(config=config, hardware=hardware, models=models, names=names)
+    return Plan(config=config, hardware=hardware, models=models, names=names, adapters=adapters)
 
 
 def diff(old: Plan | None, new: Plan) -> Diff:
@@ -214,6 +238,8 @@ class _Choice:
         settings, memory = self._with_projector(settings, memory, kind)
         settings, memory = self._with_draft(settings, memory, header, context)
         self._check_room(memory, context)
+        adapters = self._adapters(path, header, kind, memory)
+        memory = replace(memory, adapters_bytes=sum(each.memory_bytes for each in adapters))
         launch = Launch(
             model=self._model.name,
             engine="llamacpp",
@@ -232,6 +258,7 @@ class _Choice:
             launch=launch,
             memory=memory,
             reasons=(*before, self._why_llamacpp(memory), *self._reasons),
+            adapters=adapters,
         )
 
     def _file(self, source: Source, read: Callable[[Path], _Header]) -> tuple[Path, str, _Header]:
@@ -434,6 +461,20 @@ class _Choice:
                 compute_bytes=memory.compute_bytes + extra.compute_bytes,
             ),
         )
+
+    def _adapters(
+        self, path: Path, header: GgufHeader, kind: Kind, memory: MemoryEstimate
+    ) -> tuple[AdapterPlan, ...]:
+        options = self._model.llamacpp
+        choice = AdapterChoice(path, header, kind, beside=self._beside, batch=options.batch)
+        try:
+            found = choice.plan(options.lora, self._budget - memory.total_bytes)
+        except OSError as error:
+            raise _RefusedError(f"{path} cannot be read: {error.strerror}") from None
+        for adapter in found:
+            if adapter.refusal:
+                self._reasons.append(f"adapter {adapter.name!r} cannot be used: {adapter.refusal}")
+        return found
 
     def _why_llamacpp(self, memory: MemoryEstimate) -> str:
         return (

@@ -36,11 +36,13 @@ class MemoryEstimate(Struct, frozen=True):
     kv_bytes: int  # recurrent states are counted here too
     compute_bytes: int  # scratch of one decode, and the logits
     process_bytes: int = PROCESS_BYTES
+    adapters_bytes: int = 0  # of the adapters that can be used, their scratch included
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
+        computing = self.kv_bytes + self.compute_bytes + self.process_bytes
+        return self.weights_bytes + computing + self.adapters_bytes
 
 
 def estimate(

@@ -14,7 +14,7 @@ import functools
 import math
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from msgspec import Struct
 
@@ -161,13 +161,31 @@ def read_any(path: Path) -> GgufHeader:
 @functools.lru_cache(maxsize=256)
 def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeader:
     with Path(path).open("rb", buffering=0) as file:
-        return _parse(_Reader(file, size))
+        return _parse(_Reader(file, size), None)
+
+
+class TensorInfo(NamedTuple):
+    """Of one tensor: its dimensions, the innermost first, and its type's name."""
+
+    shape: tuple[int, ...]
+    type: str
+
+
+def read_tensors(path: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of a GGUF file of any kind; raises as `read_header` does.
+
+    They are not kept: only who compares files asks for them.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    with path.open("rb", buffering=0) as file:
+        _parse(_Reader(file, path.stat().st_size), tensors)
+    return tensors
 
 
 # ── the walk through the file ──
 
 
-def _parse(reader: _Reader) -> GgufHeader:
+def _parse(reader: _Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
     magic = reader.take(4) if reader.left >= 4 else b""  # noqa: PLR2004 - its length
     if magic != b"GGUF":
         raise GgufError(f"is not a GGUF file: {_first_bytes(magic)}")
@@ -182,7 +200,7 @@ def _parse(reader: _Reader) -> GgufHeader:
     lengths: dict[str, int] = {}
     for _ in range(n_keys):
         _metadata_entry(reader, metadata, lengths)
-    table = _TensorTable()
+    table = _TensorTable(tensors)
     for _ in range(n_tensors):
         table.add(reader)
     alignment = metadata.get("general.alignment", 32)
@@ -237,9 +255,10 @@ def _metadata_entry(reader: _Reader, metadata: dict[str, Any], lengths: dict[str
 
 
 class _TensorTable:
-    """Adds up the tensor infos as they pass."""
+    """Adds up the tensor infos as they pass, and writes them into `infos` if that is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, infos: dict[str, TensorInfo] | None) -> None:
+        self._infos = infos
         self.end = 0  # of the tensor data, from its start
         self.bytes_by_type: dict[str, int] = {}
         self.embedding_rows: int | None = None
@@ -262,6 +281,8 @@ class _TensorTable:
         n_bytes = math.prod(dimensions) // block * block_bytes
         if row % block or n_bytes > _MAX_TENSOR_BYTES or offset > _MAX_TENSOR_BYTES:
             raise GgufError(f"is damaged: {name} cannot be {dimensions} of {type_name}")
+        if self._infos is not None:
+            self._infos[name] = TensorInfo(tuple(dimensions), type_name)
         self.end = max(self.end, offset + n_bytes)
         self.bytes_by_type[type_name] = self.bytes_by_type.get(type_name, 0) + n_bytes
         if name == "token_embd.weight" and n_dimensions > 1:

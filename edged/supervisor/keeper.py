@@ -16,9 +16,9 @@ from typing import Literal
 
 from edged import errors
 from edged.log import get_logger
-from edged.plan import ModelPlan
+from edged.plan import AdapterPlan, ModelPlan
 from edged.protocol import Event, Launch, Request
-from edged.status import ModelStatus, Settings, State
+from edged.status import AdapterStatus, ModelStatus, Settings, State
 from edged.supervisor.lifecycle import Backoff, Limits, why_leave
 from edged.supervisor.line import Line, Ticket
 from edged.supervisor.worker_process import BadModelError, WorkerProcess
@@ -69,6 +69,10 @@ class Keeper:
         if plan.launch != self.plan.launch:
             self._evicted = False
         self.plan = plan
+        if self._worker is not None and self._worker.launch == plan.launch:
+            self._worker.adapt(plan.files)
+            if plan.memory is not None and self.reserved_bytes:
+                self.reserved_bytes = plan.memory.total_bytes
         self._retry = True
         self._changed.set()
 
@@ -195,7 +199,11 @@ class Keeper:
         if not await self._get_room(launch):
             return
         worker = WorkerProcess(
-            launch, self._worker_argv, limits=self._limits, on_change=self._changed.set
+            launch,
+            self._worker_argv,
+            adapters=self.plan.files,
+            limits=self._limits,
+            on_change=self._changed.set,
         )
         self._worker = worker
         try:
@@ -413,4 +421,21 @@ class Keeper:
             stderr_tail=worker.stderr_tail if worker else self._last_words,
             kind=plan.kind,
             settings=Settings.of(worker.launch if worker else plan.launch),
+            adapters=self._adapters(),
         )
+
+    def _adapters(self) -> tuple[AdapterStatus, ...]:
+        stats = self._worker.stats if self._worker else None
+        told = {each.name: each for each in stats.adapters} if stats else {}
+
+        def status(adapter: AdapterPlan) -> AdapterStatus:
+            if adapter.refusal is not None:
+                return AdapterStatus(adapter.name, "failed", adapter.scale, adapter.refusal)
+            found = told.get(adapter.name)
+            if found is None:
+                return AdapterStatus(
+                    adapter.name, "loading" if self._worker else "stopped", adapter.scale
+                )
+            return AdapterStatus(adapter.name, found.state, adapter.scale, found.error or None)
+
+        return tuple(status(adapter) for adapter in self.plan.adapters)

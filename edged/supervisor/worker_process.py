@@ -26,6 +26,8 @@ from edged.log import get_logger
 from edged.protocol import (
     LAST,
     Abort,
+    AdapterFile,
+    Adapters,
     Event,
     Failed,
     FrameError,
@@ -75,6 +77,7 @@ class WorkerProcess:
         launch: Launch,
         argv: Sequence[str] = WORKER_ARGV,
         *,
+        adapters: tuple[AdapterFile, ...] = (),
         limits: Limits = Limits(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -84,6 +87,7 @@ class WorkerProcess:
         self.stats: Stats | None = None
         self.loaded_fraction = 0.0
         self.exit: Exit | None = None
+        self._adapters = adapters  # that it has, or gets when it is ready
         self._argv = argv
         self._limits = limits
         self._on_change = on_change  # called when it became ready, and when it is gone
@@ -115,6 +119,13 @@ class WorkerProcess:
     def rss_bytes(self) -> int | None:
         """Return the resident set of the process now, None when it is gone."""
         return rss_bytes(self.pid) if self.pid is not None and self.alive else None
+
+    def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
+        """Let it have these adapters from now on; requests that come later find them."""
+        if adapters != self._adapters:
+            self._adapters = adapters
+            if self.ready is not None:
+                self._connection.send(Adapters(adapters))
 
     # ── life ──
 
@@ -243,6 +254,8 @@ class WorkerProcess:
             case Ready():
                 self._liveness.ready()
                 self.ready = message
+                if self._adapters:
+                    self._connection.send(Adapters(self._adapters))
                 if not self._became_ready.done():
                     self._became_ready.set_result(message)
                 self._on_change()

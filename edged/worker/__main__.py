@@ -27,6 +27,7 @@ from edged import protocol
 from edged.errors import EdgedError, InternalError
 from edged.protocol import (
     Abort,
+    Adapters,
     Call,
     Event,
     Failed,
@@ -163,6 +164,8 @@ class Worker:
         async for message in messages:
             if isinstance(message, Request):
                 self._start(engine, message)
+            elif isinstance(message, Adapters):
+                engine.adapt(message.adapters)
             elif isinstance(message, Abort):
                 task = self._tasks.get(message.id)
                 if task is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from edged.protocol import Call, Event, Generate, Launch, Ready, Reply, Stats
+from edged.protocol import AdapterFile, Call, Event, Generate, Launch, Ready, Reply, Stats
 
 
 class BadModelError(Exception):
@@ -27,6 +27,14 @@ class Engine(Protocol):
         """Load and warm up; report 0…1 through `progress` (called in the loop).
 
         Raises BadModelError or EngineMissingError; anything else counts as a passing fault.
+        """
+        ...
+
+    def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
+        """Have these LoRA adapters and no others; returns at once, `stats` tells how they are.
+
+        Requests that run keep the version that they began with. Called only after `load`, and
+        never of an engine whose models cannot have any: the plan refuses them.
         """
         ...
 

@@ -264,7 +264,6 @@ async def test_bad_value_is_a_400_that_names_its_parameter(
         ("modalities", ["text", "audio"]),
         ("prediction", {"type": "content"}),
         ("web_search_options", {}),
-        ("lora", [{"id": 0}]),
     ],
 )
 async def test_parameter_that_is_not_honoured_is_refused_by_name(

@@ -181,8 +181,11 @@ class Choices(list[tuple[int, float]]):
 async def choices(
     engine: LlamaCppEngine, prompts: list[Any], *, together: bool, **more: Any
 ) -> list[Choices]:
-    """Ask all, at once or one after the other, and return what each answer chose."""
-    asked = [request(prompt, **more) for prompt in prompts]
+    """Ask all, at once or one after the other, and return what each answer chose.
+
+    A prompt may be a whole request, made for this call alone.
+    """
+    asked = [p if isinstance(p, Generate) else request(p, **more) for p in prompts]
     found = {one.id: Choices() for one in asked}
     prepare = engine._preparer.prepare
 

@@ -198,7 +198,7 @@ context = "8k"
         ("sampling = 1", "must be a table: write [models.a.sampling]"),
         ('llamacpp.kv_type = "q8"', 'did you mean "q8_0"?'),
         ("llamacpp.threads = 0", "from 1"),
-        ('llamacpp.lora = "x"', "cannot be honoured by this version"),
+        ('llamacpp.lora = "x"', "must be a table of names"),
         ('llamacpp = { kv_type = "q4_0", flash_attention = "off" }', "needs flash attention"),
         ("lmdeploy.quant_policy = 5", "0 or 4 or 8, not 5"),
         ("temperature = 1", "[models.NAME.sampling]"),

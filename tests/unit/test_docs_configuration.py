@@ -47,7 +47,7 @@ def test_every_field_has_its_key() -> None:
         config.Server: set(SERVER),
         config.HardwareOverrides: set(HARDWARE),
         config.Model: set(MODEL) | {"name", "context_is_default", "parallel_is_default"},
-        config.LlamaCppOptions: set(MODEL["llamacpp"]) - {"lora"},  # type: ignore[arg-type]
+        config.LlamaCppOptions: set(MODEL["llamacpp"]),  # type: ignore[arg-type]
         config.LmdeployOptions: set(MODEL["lmdeploy"]),  # type: ignore[arg-type]
         Sampling: set(MODEL["sampling"]),
     }

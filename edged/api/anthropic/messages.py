@@ -11,7 +11,7 @@ from litestar import Request, post
 from litestar.types import ASGIApp
 
 from edged import errors
-from edged.api import body, media
+from edged.api import adapters, body, media
 from edged.api.anthropic.prompt import to_messages
 from edged.api.anthropic.reply import MessagesReply
 from edged.api.anthropic.schema import (
@@ -59,7 +59,8 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
         max_tokens=wire.max_tokens,
         omit_thinking=isinstance(thinking, Enabled | Adaptive) and thinking.display == "omitted",
     )
-    generate = await media.loaded(entry, to_generate(wire))
+    generate = adapters.dressed(entry, to_generate(wire), wire.lora)
+    generate = await media.loaded(entry, generate)
     return Answer(entry.box, entry.model, [generate], reply, stream=bool(wire.stream))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from edged.api.adapters import Lora
 from edged.api.entry import Addressed
 from edged.api.openai.schema import Positive, StopString
 
@@ -315,7 +316,7 @@ class Prompted(Addressed, kw_only=True):
 
 
 class MessagesRequest(Prompted, kw_only=True):
-    """Body of `POST /v1/messages`. The last four are edged's own."""
+    """Body of `POST /v1/messages`. The last five are edged's own."""
 
     max_tokens: Positive
     stop_sequences: Annotated[list[StopString], Meta(max_length=64)] | None = None
@@ -329,3 +330,4 @@ class MessagesRequest(Prompted, kw_only=True):
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     repeat_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
     ignore_eos: bool | None = None
+    lora: Lora | None = None

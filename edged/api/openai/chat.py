@@ -8,7 +8,7 @@ from litestar import Request, post
 from litestar.types import ASGIApp
 
 from edged import errors
-from edged.api import body, media
+from edged.api import adapters, body, media
 from edged.api.entry import Entry, differs
 from edged.api.events import Answer
 from edged.api.openai import parameters
@@ -42,7 +42,8 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     reply = ChatReply(
         entry.plan, n=n, with_usage=parameters.wants_usage(wire), logprobs=bool(wire.logprobs)
     )
-    generate = await media.loaded(entry, to_generate(wire), times=n)
+    generate = adapters.dressed(entry, to_generate(wire), wire.lora)
+    generate = await media.loaded(entry, generate, times=n)
     requests = parameters.several([generate], n, entry.plan.model.sampling)
     entry.exchange.stream = bool(wire.stream)
     return Answer(entry.box, entry.model, requests, reply, stream=bool(wire.stream), n=n)

@@ -9,7 +9,7 @@ from litestar.types import ASGIApp
 from msgspec import Struct
 
 from edged import errors
-from edged.api import body, events
+from edged.api import adapters, body, events
 from edged.api.entry import Entry
 from edged.api.error import sse
 from edged.api.events import Answer
@@ -34,7 +34,10 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     wire = body.convert(entry.raw, CompletionRequest)
     parameters.check_common(wire, entry.raw)
     n = wire.n or 1
-    prompts = [to_generate(wire, prompt) for prompt in to_prompts(wire, entry.plan.context)]
+    prompts = [
+        adapters.dressed(entry, to_generate(wire, prompt), wire.lora)
+        for prompt in to_prompts(wire, entry.plan.context)
+    ]
     requests = parameters.several(prompts, n, entry.plan.model.sampling)
     reply = TextReply(
         entry.plan,

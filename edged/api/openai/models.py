@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from litestar import HttpMethod, Request, Response, route
 from msgspec import Struct
 
 from edged.api.box import Box, box_of
-from edged.plan import ModelPlan
+from edged.plan import ModelPlan, Plan
 from edged.protocol import Kind
 from edged.status import ModelStatus
 
@@ -35,6 +36,8 @@ class Edged(Struct):
     capabilities: tuple[str, ...] = ("chat", "completions")
     aliases: tuple[str, ...] = ()
     alias_of: str | None = None
+    adapters: tuple[str, ...] = ()
+    adapter: str | None = None
     error: str | None = None
 
 
@@ -57,11 +60,10 @@ class ModelList(Struct):
 
 @route(_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
 def index(request: Request[Any, Any, Any]) -> Response[ModelList]:
-    """List every configured model, and its aliases as models of their own."""
+    """List every configured model, and its aliases and adapters as models of their own."""
     box = box_of(request)
     states = _states(box)
-    names = box.plan.names
-    return _json(ModelList([_model(name, box.plan.resolve(name), states) for name in names]))
+    return _json(ModelList([_model(name, box.plan, states) for name in _listed(box.plan)]))
 
 
 @route(
@@ -73,15 +75,25 @@ def show(request: Request[Any, Any, Any]) -> Response[Model]:
     """Show one model; its name or alias may contain slashes. Raises ModelNotFound."""
     box = box_of(request)
     name = request.scope["path"].removeprefix(_PATH + "/")
-    return _json(_model(name, box.plan.resolve(name), _states(box)))
+    return _json(_model(name, box.plan, _states(box)))
+
+
+def _listed(plan: Plan) -> Iterator[str]:
+    """Yield every name but those that join an alias and an adapter: there are many ways."""
+    for name in plan.names:
+        model, _, adapter = name.rpartition(":")
+        if adapter != plan.adapters.get(name) or model == plan.names[name]:
+            yield name
 
 
 def _states(box: Box) -> dict[str, ModelStatus]:
     return {status.name: status for status in box.status().models}
 
 
-def _model(name: str, plan: ModelPlan, states: dict[str, ModelStatus]) -> Model:
+def _model(name: str, whole: Plan, states: dict[str, ModelStatus]) -> Model:
+    plan, adapter = whole.resolve(name), whole.adapters.get(name)
     model = plan.model
+    own = f"{model.name}:{adapter}" if adapter else model.name
     status = states.get(model.name)  # absent in the instant between two configurations
     return Model(
         id=name,
@@ -92,11 +104,24 @@ def _model(name: str, plan: ModelPlan, states: dict[str, ModelStatus]) -> Model:
             context=plan.context,
             modalities=("text", *plan.media),
             capabilities=_CAPABILITIES[plan.kind],
-            aliases=model.aliases,
-            alias_of=None if name == model.name else model.name,
-            error=plan.refusal or (status.error if status else None),
+            aliases=_aliases(plan, adapter),
+            alias_of=None if name == own else own,
+            adapters=() if adapter else tuple(each.name for each in plan.adapters),
+            adapter=adapter,
+            error=plan.refusal or (status.error if status else None) or _error(status, adapter),
         ),
     )
+
+
+def _aliases(plan: ModelPlan, adapter: str | None) -> tuple[str, ...]:
+    if adapter is None:
+        return plan.model.aliases
+    return next((each.aliases for each in plan.adapters if each.name == adapter), ())
+
+
+def _error(status: ModelStatus | None, adapter: str | None) -> str | None:
+    found = (each.error for each in status.adapters if each.name == adapter) if status else ()
+    return next(iter(found), None)
 
 
 def _json(content: Any) -> Response[Any]:

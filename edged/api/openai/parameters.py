@@ -35,7 +35,6 @@ REFUSED: dict[str, tuple[Any, ...] | None] = {
     "dynatemp_range": (0,),
     "grammar_lazy": (False,),
     "id_slot": (-1,),
-    "lora": ([],),
     "mirostat": (0,),
     "mirostat_eta": ANY,
     "mirostat_tau": ANY,

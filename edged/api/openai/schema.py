@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from edged.api.adapters import Lora
 from edged.api.entry import Addressed
 from edged.api.openai.formats import StructuredOutputs
 from edged.api.openai.tools import FunctionTool
@@ -67,6 +68,7 @@ class Common(Addressed, kw_only=True):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    lora: Lora | None = None
     user: str | None = None
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edged.errors import InternalError, ShuttingDown, WrongModelKind
 from edged.log import get_logger
 from edged.protocol import (
+    AdapterFile,
     Call,
     Embed,
     Embedded,
@@ -124,6 +125,10 @@ class EmbeddingEngine:
             threads=runner.threads,
             load_s=round(time.monotonic() - started, 3),
         )
+
+    def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
+        """Never called with any: the plan refuses adapters of these models."""
+        assert not adapters
 
     async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Yield `Failed`: these models write nothing."""

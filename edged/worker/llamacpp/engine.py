@@ -9,6 +9,7 @@ counters (written by the thread, read by the loop) and the runner's interrupt fl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from edged import protocol
 from edged.errors import EdgedError, InvalidRequest, ShuttingDown, WrongModelKind
 from edged.log import get_logger
 from edged.protocol import (
+    AdapterFile,
     Call,
     Embed,
     Event,
@@ -32,6 +34,7 @@ from edged.protocol import (
 )
 from edged.worker import output
 from edged.worker.engine import BadModelError
+from edged.worker.llamacpp.adapters import Adapters, Lent
 from edged.worker.llamacpp.constrain import Grammars, Guide
 from edged.worker.llamacpp.drafter import open_drafter
 from edged.worker.llamacpp.encoding import Encoder
@@ -109,6 +112,7 @@ class LlamaCppEngine:
         )
         saved = await loop.run_in_executor(self._preparers, _saved_prefixes, launch, runner)
         self._thread = EngineThread(runner, scheduler, speculation, self._post, saved)
+        self._adapters = Adapters(runner, self._thread.between_steps)
         self._preparer = Preparer(
             runner.vocab,
             runner.facts.chat_templates,
@@ -131,8 +135,30 @@ class LlamaCppEngine:
             load_s=round(time.monotonic() - started, 3),
         )
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
+    def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
+        """Have these adapters; see `Engine.adapt`."""
+        self._adapters.want(adapters)
+
+    def generate(self, request: Generate) -> AsyncGenerator[Event, None]:
         """Yield the events of one generation; see `Engine.generate`."""
+        return self._with_adapters(request) if request.adapters else self._generate(request)
+
+    async def _with_adapters(self, request: Generate) -> AsyncGenerator[Event, None]:
+        try:
+            lent = await self._adapters.lend(request.adapters)
+        except EdgedError as error:
+            yield Failed(request.id, error.code, error.message, error.param)
+            return
+        try:
+            async with contextlib.aclosing(self._generate(request, lent)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            lent.release()
+
+    async def _generate(
+        self, request: Generate, lent: Lent | None = None
+    ) -> AsyncGenerator[Event, None]:
         arrived = time.monotonic()
         try:
             if self._closing:
@@ -140,6 +166,8 @@ class LlamaCppEngine:
             prepared = await self._loop.run_in_executor(
                 self._preparers, self._preparer.prepare, request
             )
+            if lent is not None:
+                lent.dress(prepared.sequence)
             guide = await self._compile(prepared)
             if prepared.pieces:
                 assert self._encoder is not None
@@ -227,6 +255,7 @@ class LlamaCppEngine:
             threads=threads.settled[0],
             threads_batch=threads.settled[1],
             threads_reason=threads.reason,
+            adapters=self._adapters.states(),
         )
 
     async def close(self, *, save_s: float = 0.0) -> None:
@@ -234,6 +263,7 @@ class LlamaCppEngine:
         self._closing = True
         if self._running:
             self._thread.stop(save_s)
+            self._adapters.close()
             self._runner.interrupt()
             await self._ended.wait()  # not join: it could not be given up
             self._running = False

@@ -25,8 +25,10 @@ from msgspec import Struct
 from edged.protocol import Launch
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp import library
+from edged.worker.llamacpp.lora import Lora
 from edged.worker.llamacpp.multimodal import Projector
 from edged.worker.llamacpp.raw_batch import RawBatch, VectorBatch
+from edged.worker.llamacpp.sequence import Adapters
 from edged.worker.llamacpp.vocabulary import Vocab
 
 Rows = npt.NDArray[np.float32]  # (tokens, vocabulary)
@@ -97,6 +99,7 @@ class Runner:
         self._threads = self.threads  # what llama.cpp was told
         self._batch = RawBatch(lib, self.batch)
         self._views: dict[int, npt.NDArray[np.float32]] = {}
+        self._lora = Lora(lib, self._model, self._context)
         self.cells = min(launch.pool, int(lib.llama_n_ctx(self._context)))
         self.facts = self._read_facts(self._warm_up() and not stateful)
         self.projector: Projector | None = None
@@ -189,6 +192,20 @@ class Runner:
         batch.raw.n_tokens = n
         self._set_threads(decoding=alone)
         return self._decode(batch.raw)
+
+    # ── adapters ──
+
+    def load_adapter(self, number: int, path: Path) -> None:
+        """Load a LoRA adapter under this number; raises BadAdapterError."""
+        self._lora.load(number, path)
+
+    def free_adapter(self, number: int) -> None:
+        """Free an adapter that no sequence uses any more."""
+        self._lora.free(number)
+
+    def use(self, adapters: Adapters) -> None:
+        """Let these adapters change the model from the next decode on."""
+        self._lora.use(adapters)
 
     def decode_vectors(
         self,

@@ -6,8 +6,10 @@ by the property tests:
 
 * every used cell belongs to a running sequence or to a resident one;
 * every admitted sequence ends once, through `finish` or `abort`, and its tokens never change order;
-* the oldest running sequence makes progress in every step, or in every second one while images
-  and tokens take turns: nothing can deadlock.
+* a step has sequences of one set of adapters (`turns.py`);
+* the oldest running sequence makes progress in every step of its set's turns, or in every second
+  one while images and tokens take turns, and no set waits for more than one turn of each other:
+  nothing can deadlock.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from edged.worker.llamacpp.pace import Pace
 from edged.worker.llamacpp.pool import Pool
 from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.step import Batch, Chunk
+from edged.worker.llamacpp.turns import Turn, Turns
 
 _PATIENCE = 8  # steps without budget after which a long prefill goes before shorter ones
 
@@ -56,7 +59,7 @@ class Scheduler:
         # While llama.cpp finds no room for what the books allow: smaller batches, no admission.
         self._limit = batch
         self._squeezed = False
-        self._tokens_next = False  # the last step computed a part of an image or sound
+        self._turns = Turns()
         self._arrivals = 0
 
     @property
@@ -88,35 +91,44 @@ class Scheduler:
 
     # ── the step ──
 
+    def next_up(self) -> list[Sequence]:
+        """Return the running sequences that the next step is for, unless newcomers are first."""
+        turns = self._turns.of(s.adapters for s in self.running)
+        return [s for s in self.running if s.adapters == turns[0].adapters]
+
     def schedule(self) -> Batch:
         """Return the next step; without chunks there is nothing to decode (operations may be)."""
         self._admit()
         self._lend()
         batch = Batch()
-        self._plan(batch)
-        if not batch.chunks and self.running:
-            # Prefills block each other: the youngest gives way until the oldest can go on.
-            while not batch.chunks:
+        for turn in tuple(self._turns.of(s.adapters for s in self.running)):
+            self._plan(batch, turn)
+            while not batch.chunks and self.running[0].adapters == turn.adapters:
+                # Prefills block each other: the youngest gives way until the oldest can go on.
                 if len(self.running) > 1:
                     self._preempt(self.running[-1])
                 self._lend()
-                self._plan(batch)
+                self._plan(batch, turn)
+            if batch.chunks:
+                self._turns.took(turn)
+                break
         batch.operations = self.pool.take_operations()
         return batch
 
-    def _plan(self, batch: Batch) -> None:
+    def _plan(self, batch: Batch, turn: Turn) -> None:
         """Fill the batch with tokens, or with a part of an image or sound; these take turns."""
-        if not self._tokens_next:
-            self._plan_span(batch)
-        self._tokens_next = bool(batch.chunks)
+        here = [s for s in self.running if s.adapters == turn.adapters]
+        if not turn.tokens_next:
+            self._plan_span(batch, here)
+        turn.tokens_next = bool(batch.chunks)
         if not batch.chunks:
-            self._plan_decodes(batch)
-            self._plan_prefills(batch)
+            self._plan_decodes(batch, here)
+            self._plan_prefills(batch, here)
         if not batch.chunks:
-            self._plan_span(batch)
+            self._plan_span(batch, here)
 
-    def _plan_decodes(self, batch: Batch) -> None:
-        decoding = [s for s in self.running if s.decoding and s.donor is None]
+    def _plan_decodes(self, batch: Batch, here: list[Sequence]) -> None:
+        decoding = [s for s in here if s.decoding and s.donor is None]
         while decoding and not self.pool.make_room(len(decoding)):
             self._preempt(self.running[-1])
             decoding = [s for s in decoding if s.slot is not None]
@@ -128,11 +140,11 @@ class Scheduler:
             self._add_chunk(batch, sequence, 1, guesses=tuple(sequence.guesses) if guess else ())
             sequence.guesses = []
 
-    def _plan_prefills(self, batch: Batch) -> None:
+    def _plan_prefills(self, batch: Batch, here: list[Sequence]) -> None:
         budget = self._limit - sum(chunk.n_cells for chunk in batch.chunks)
-        if batch.chunks:
+        if batch.chunks or self._streams():  # those with other adapters wait for this step
             budget = min(budget, self.pace.prompt_tokens())
-        prefilling = [s for s in self.running if not s.decoding and s.donor is None]
+        prefilling = [s for s in here if not s.decoding and s.donor is None and s.slot is not None]
         prefilling.sort(key=lambda s: (s.passed_over < _PATIENCE, s.pending))
         for sequence in prefilling:
             n = min(sequence.pending, budget, checkpoints.until_stop(sequence))
@@ -150,16 +162,19 @@ class Scheduler:
             self._add_chunk(batch, sequence, n)
             budget -= n
 
-    def _plan_span(self, batch: Batch) -> None:
+    def _streams(self) -> bool:
+        return any(s.decoding and s.donor is None for s in self.running)
+
+    def _plan_span(self, batch: Batch, here: list[Sequence]) -> None:
         """Take the next part of one image or sound; beside streams as much as they can bear."""
         found = [
             (s, *ahead)
-            for s in self.running
+            for s in here
             if s.spans and s.donor is None and (ahead := s.ahead())[0] is not None
         ]
         found.sort(key=lambda each: (each[0].passed_over < _PATIENCE, each[0].pending))
         budget = self._limit
-        if found and any(s.decoding and s.donor is None for s in self.running):
+        if found and self._streams():
             budget = min(budget, self.pace.prompt_tokens())
         for sequence, span, left in found:
             assert span is not None
@@ -212,6 +227,7 @@ class Scheduler:
                 prompt_tokens += chunk.n
         self._limit = self._batch
         self._squeezed = False
+        self._turns.spent(seconds)
         self.pace.observe(decodes=decodes, prompt_tokens=prompt_tokens, seconds=seconds)
 
     def settle(self, chunk: Chunk, n_right: int) -> None:

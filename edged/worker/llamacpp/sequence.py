@@ -12,6 +12,9 @@ from typing import Literal
 
 Reason = Literal["stop", "length"]
 
+# Which LoRA adapters change the model, by the runner's number, and how much each; sorted.
+Adapters = tuple[tuple[int, float], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -36,11 +39,15 @@ class Sequence:
 
     `spans` are the images and sounds of the prompt, in order.
 
+    `adapters` change the model for it; whoever sets them names them in `group` too, since what was
+    computed with others is of no use.
+
     `tokens` are prompt and answer; the first `n_computed` of them lie in `cells`, under the
     sequence id `slot` of the context (None: not admitted, or preempted).
     """
 
     __slots__ = (
+        "adapters",
         "arrival",
         "border",
         "cells",
@@ -87,6 +94,7 @@ class Sequence:
         self.stops: set[int] = set()  # places at which it pauses, see `checkpoints`
         self.checkpoint = False  # a resident that keeps the memory of a place on the way
         self.lost = 0  # positions from the first on that layers with a window have forgotten
+        self.adapters: Adapters = ()
         self.arrival = 0  # the scheduler's count: who came first goes first
         self.slot: int | None = None
         self.cells: list[int] = []

@@ -68,7 +68,9 @@ class EngineThread:
         self.balance = Balance(*runner.threads)
         self.in_step: frozenset[int] = frozenset()  # requests in the running decode
         self._post_events = post
-        self._commands: queue.SimpleQueue[Generation | State | int | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Generation | State | Callable[[], None] | int | None] = (
+            queue.SimpleQueue()
+        )
         self._generations: dict[Sequence, Generation] = {}
         self._by_id: dict[int, Generation] = {}
         self._events: list[Event] = []  # not posted yet
@@ -94,6 +96,10 @@ class EngineThread:
         """End a generation without another event; an unknown or ended one is no error."""
         self._commands.put(request_id)
 
+    def between_steps(self, work: Callable[[], None]) -> None:
+        """Have `work` done in the thread, after what was commanded before; it must not raise."""
+        self._commands.put(work)
+
     def stop(self, save_s: float = 0.0) -> None:
         """Let `run` return after the present step, and after saving prefixes for so long."""
         self._save_s = save_s
@@ -109,7 +115,7 @@ class EngineThread:
     def run(self) -> None:
         """Work until `stop`. Whatever it raises, the context is of no use any more."""
         while self._take_commands():
-            self.speculation.guess(self.scheduler.running)
+            self.speculation.guess(self.scheduler.next_up())
             batch = self.scheduler.schedule()
             self._carry_out(batch.operations)
             if batch.chunks:
@@ -152,6 +158,8 @@ class EngineThread:
                     self.scheduler.add(command.sequence)
             elif isinstance(command, State):
                 self._restore(command)
+            elif callable(command):
+                command()
             elif (generation := self._by_id.get(command)) is not None:
                 self._remove(generation)
 
@@ -176,6 +184,7 @@ class EngineThread:
         # works on the last step's events while llama.cpp computes without the interpreter.
         self._post()
         started = time.monotonic()
+        self.runner.use(batch.chunks[0].sequence.adapters)
         self.balance.before(started)
         if batch.chunks[0].span is None:
             outcome = self.runner.decode(

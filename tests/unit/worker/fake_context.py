@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from edged.worker.llamacpp.scheduler import Scheduler
-from edged.worker.llamacpp.sequence import Sequence, Span
+from edged.worker.llamacpp.sequence import Adapters, Sequence, Span
 from edged.worker.llamacpp.step import Batch, Chunk, Operation, Share
+from edged.worker.llamacpp.turns import TURN_S
 
 END = 0
 N_VOCAB = 12
+STEP_S = 0.01
 IMAGE = 1000  # tokens from here on stand for places of images
 
 
@@ -35,6 +37,7 @@ def expected_answer(prompt: list[int], context: int, max_tokens: int | None) -> 
 class Cell:
     token: int
     group: str
+    adapters: Adapters
     position: int
 
 
@@ -82,6 +85,7 @@ class FakeContext:
         if self.used + sum(chunk.n_cells for chunk in batch.chunks) > self.cells:
             return False
         self.forget()
+        (adapters,) = {chunk.sequence.adapters for chunk in batch.chunks}
         for chunk in batch.chunks:
             slot = chunk.sequence.slot
             assert slot is not None
@@ -93,10 +97,10 @@ class FakeContext:
             group = chunk.sequence.group
             forgotten = self.lost.get(slot, 0)
             assert forgotten <= max(0, positions[0] - self.window + 1), "forgotten, and wanted"
-            held += [Cell(t, group, p) for t, p in zip(tokens, positions, strict=True)]
+            held += [Cell(t, group, adapters, p) for t, p in zip(tokens, positions, strict=True)]
             assert self.cuttable or not chunk.guesses
             behind = positions[-1] + 1
-            held += [Cell(t, group, behind + i) for i, t in enumerate(chunk.guesses)]
+            held += [Cell(t, group, adapters, behind + i) for i, t in enumerate(chunk.guesses)]
         return True
 
     def forget(self) -> None:
@@ -112,7 +116,7 @@ class FakeContext:
         """Leave a decode in the middle."""
         if not self.cuttable:  # all states are moved about, so any may be half somewhere else
             for held in self.slots.values():
-                held[:] = [Cell(-1, cell.group, cell.position) for cell in held]
+                held[:] = [replace(cell, token=-1) for cell in held]
 
     @staticmethod
     def _positions(batch: Batch, chunk: Chunk) -> list[int]:
@@ -135,6 +139,7 @@ class FakeContext:
         assert sequence.slot is not None
         cells = self.slots.get(sequence.slot, [])
         assert all(cell.group == sequence.group for cell in cells), "a foreign group's cells"
+        assert all(cell.adapters == sequence.adapters for cell in cells), "of other adapters"
         return [cell.token for cell in cells]
 
 
@@ -157,6 +162,8 @@ class Driver:
     answers: dict[Sequence, list[int]] = field(default_factory=dict)
     ended: dict[Sequence, str] = field(default_factory=dict)
     prompts: dict[Sequence, list[int]] = field(default_factory=dict)
+    oldest: Sequence | None = None
+    n_passed_over: int = 0  # steps since its set had one
     snapshots: list[Snapshot] = field(default_factory=list)
     restored: set[Sequence] = field(default_factory=set)
 
@@ -190,15 +197,17 @@ class Driver:
         spans: tuple[Span, ...] = (),
         *,
         border: int = 0,
+        adapters: Adapters = (),
     ) -> Sequence:
         sequence = Sequence(
             list(prompt),
             context=context,
             max_tokens=max_tokens,
-            group=group,
+            group=f"{group} {adapters}",
             spans=spans,
             border=border,
         )
+        sequence.adapters = adapters
         self.scheduler.add(sequence)
         self.answers[sequence] = []
         self.prompts[sequence] = prompt
@@ -217,6 +226,8 @@ class Driver:
         for chunk in batch.chunks:
             slot_content = self.context.content(chunk.sequence)
             assert slot_content == chunk.sequence.tokens[: chunk.start]
+        if outcome != "done":
+            self.n_passed_over = 0  # it may have to come again
         if outcome == "interrupted":
             self.context.break_off()
             self.scheduler.watch(lambda slot: self.context.lost.get(slot, 0))
@@ -231,11 +242,21 @@ class Driver:
             return batch
         assert self.context.decode(batch), "the books promised room"
         self.scheduler.watch(lambda slot: self.context.lost.get(slot, 0))
-        self.scheduler.computed(batch, 0.01)
+        self._watch_the_oldest(batch)
+        self.scheduler.computed(batch, STEP_S)
         for chunk in batch.chunks:
             if chunk.last:
                 self._advance(chunk)
         return batch
+
+    def _watch_the_oldest(self, batch: Batch) -> None:
+        oldest = self.scheduler.running[0]
+        if oldest is not self.oldest or batch.chunks[0].sequence.adapters == oldest.adapters:
+            self.oldest, self.n_passed_over = oldest, 0
+            return
+        self.n_passed_over += 1
+        others = self.scheduler._parallel - 1
+        assert self.n_passed_over <= others * -(-TURN_S // STEP_S), "one turn of each other set"
 
     def guess(self, right: int, wrong: int) -> None:
         """Put `right` right and then `wrong` wrong guesses beside everyone who decodes."""

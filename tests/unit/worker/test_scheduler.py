@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edged.worker.llamacpp.scheduler import Scheduler
-from edged.worker.llamacpp.sequence import Span
+from edged.worker.llamacpp.sequence import Adapters, Span
 from edged.worker.llamacpp.step import Share
 from tests.unit.worker.fake_context import IMAGE, Driver, FakeContext, expected_answer, next_token
 
@@ -283,6 +283,44 @@ def test_image_that_was_begun_is_not_shared_in_its_middle() -> None:
     second = driver.add(prompt, 60, 1, "", spans)
     driver.run_out()
     assert second.n_cached == 2
+
+
+def test_steps_have_one_set_of_adapters_and_sets_take_turns() -> None:
+    driver = make(cells=400, parallel=4, batch=16)
+    sets: list[Adapters] = [(), ((1, 1.0),), (), ((1, 0.5),)]
+    talkative = [i for i in range(1, 9) if next_token([i, 1])]
+    for start, adapters in zip(talkative, sets, strict=False):
+        driver.add([start, 1], 60, 40, "", adapters=adapters)
+    order = []
+    for _ in range(20):
+        chunks = driver.step().chunks
+        (adapters,) = {chunk.sequence.adapters for chunk in chunks}
+        order.append((adapters, len(chunks)))
+    turn = [((), 2), (((1, 1.0),), 1), (((1, 0.5),), 1)]
+    assert order[:18] == [each for each in turn * 2 for _ in range(3)]
+
+
+def test_newcomers_with_other_adapters_never_hold_up_the_oldest() -> None:
+    driver = make(cells=400, parallel=3, batch=16)
+    starts = ([i, j] for i in range(1, 12) for j in range(1, 12))
+    start = next(each for each in starts if len(expected_answer(each, 60, 40)) == 40)
+    oldest = driver.add(start, 60, 40, "", adapters=((9, 1.0),))
+    for i in range(100):
+        driver.add([2], 60, 1, "", adapters=((1, i / 100),))
+    gaps = [0]
+    while oldest not in driver.ended:
+        with_it = any(chunk.sequence is oldest for chunk in driver.step().chunks)
+        gaps = [*gaps, 0] if with_it else [*gaps[:-1], gaps[-1] + 1]
+    assert max(gaps) <= 2, "newcomers have one step, and there are two beside the oldest"
+    assert driver.scheduler.waiting, "there were newcomers all the time"
+
+
+def test_prefix_of_other_adapters_is_not_shared() -> None:
+    driver = make()
+    for adapters in ((), ((1, 1.0),), ((1, 0.5),)):
+        sequence = driver.add([1] * 10, 60, 1, "", adapters=adapters)
+        driver.run_out()
+        assert sequence.n_cached == 0
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from edged.worker.llamacpp.pool import Pool
 from edged.worker.llamacpp.scheduler import Scheduler
-from edged.worker.llamacpp.sequence import Sequence
+from edged.worker.llamacpp.sequence import Adapters, Sequence
 from tests.unit.worker.fake_context import Driver, FakeContext, expected_answer
 from tests.unit.worker.test_scheduler import with_images
 
@@ -34,6 +34,7 @@ HEADS = st.sampled_from([[], [1] * 6, [1] * 6 + [2] * 5, [3, 4] * 5, [5, 1, 2] *
 LONG_HEADS = st.sampled_from([[5, 1, 2] * 12, [5, 1, 2] * 15])  # worth waiting for
 GROUPS = st.sampled_from(["", "", "other"])
 OUTCOMES = st.sampled_from(["done", "done", "interrupted", "no_room"])
+ADAPTERS = st.sampled_from([(), (), ((1, 1.0),), ((1, 0.5),), ((1, 1.0), (2, 1.0))])
 LIMITS = st.one_of(st.none(), st.integers(1, 12))
 
 # What happened in all runs of the machine together: one that never preempts proves nothing.
@@ -57,6 +58,7 @@ class Watched(Driver):
         HAPPENED["guesses"] += any(chunk.guesses for chunk in batch.chunks)
         HAPPENED["checkpoint"] += any(r.checkpoint for r in scheduler.pool.residents)
         HAPPENED["window lost"] += any(s.lost for s in scheduler.running)
+        HAPPENED["turns"] += len({s.adapters for s in scheduler.running}) > 1
         HAPPENED["idle"] += not batch.chunks
         HAPPENED["failed"] += "failed" in self.ended.values()
         assert batch.chunks or not scheduler.running, "where somebody runs, something is computed"
@@ -111,27 +113,55 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # ── requests come ──
 
-    @rule(head=HEADS, tail=st.lists(TOKENS, min_size=1, max_size=8), limit=LIMITS, group=GROUPS)
-    def admit(self, head: list[int], tail: list[int], limit: int | None, group: str) -> None:
-        self.driver.add(head + tail, CONTEXT, limit, group, border=len(head))
+    @rule(
+        head=HEADS,
+        tail=st.lists(TOKENS, min_size=1, max_size=8),
+        limit=LIMITS,
+        group=GROUPS,
+        adapters=ADAPTERS,
+    )
+    def admit(
+        self,
+        head: list[int],
+        tail: list[int],
+        limit: int | None,
+        group: str,
+        adapters: Adapters,
+    ) -> None:
+        self.driver.add(head + tail, CONTEXT, limit, group, border=len(head), adapters=adapters)
 
     @rule(
         head=st.lists(TOKENS, max_size=2),
         images=st.lists(st.sampled_from([1, 2, 3, 4, 4, [1]]), min_size=1, max_size=4),
         tail=st.lists(TOKENS, min_size=1, max_size=3),
         limit=st.integers(1, 6),
+        adapters=ADAPTERS,
     )
     def admit_with_images(
-        self, head: list[int], images: list[int | list[int]], tail: list[int], limit: int
+        self,
+        head: list[int],
+        images: list[int | list[int]],
+        tail: list[int],
+        limit: int,
+        adapters: Adapters,
     ) -> None:
         prompt, spans = with_images(head, *images, tail)
-        self.driver.add(prompt, CONTEXT, limit, "", spans)
+        self.driver.add(prompt, CONTEXT, limit, "", spans, adapters=adapters)
 
-    @rule(head=LONG_HEADS, n=st.integers(2, 4), alike=st.booleans(), group=GROUPS)
-    def admit_family(self, head: list[int], n: int, *, alike: bool, group: str) -> None:
+    @rule(
+        head=LONG_HEADS,
+        n=st.integers(2, 4),
+        alike=st.booleans(),
+        group=GROUPS,
+        adapters=ADAPTERS,
+    )
+    def admit_family(
+        self, head: list[int], n: int, *, alike: bool, group: str, adapters: Adapters
+    ) -> None:
         """Several answers to one prompt, or several prompts that begin with the same one."""
         for i in range(n):
-            self.driver.add([*head, 1 if alike else i], CONTEXT, 4, group)
+            prompt = [*head, 1 if alike else i]
+            self.driver.add(prompt, CONTEXT, 4, group, adapters=adapters)
 
     @rule(n=st.integers(1, 4))
     def admit_strangers(self, n: int) -> None:
@@ -139,7 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(n):
             self.strangers += 1
             prompt = [1 + self.strangers % 5] * 20
-            self.driver.add(prompt, CONTEXT, 20, f"stranger {self.strangers}")
+            self.driver.add(prompt, CONTEXT, 20, f"stranger-{self.strangers}")
 
     @rule(data=st.data())
     def admit_next_turn(self, data: st.DataObject) -> None:
@@ -150,7 +180,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         earlier = data.draw(st.sampled_from(done))
         prompt = driver.prompts[earlier] + driver.answers[earlier] + [2]
         if len(prompt) < CONTEXT:
-            driver.add(prompt, CONTEXT, 4, earlier.group, earlier.spans)
+            group, spans = earlier.group.partition(" ")[0], earlier.spans
+            driver.add(prompt, CONTEXT, 4, group, spans, adapters=earlier.adapters)
 
     # ── steps ──
 
@@ -195,7 +226,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def abort_around_a_prefix(
         self, head: list[int], after: int, whom: str, data: st.DataObject
     ) -> None:
-        self.admit_family(head, 3, alike=False, group="")
+        self.admit_family(head, 3, alike=False, group="", adapters=())
         self.steps(after)
         followers = [s for s in self.driver.scheduler.running if s.donor is not None]
         if not followers:

@@ -10,7 +10,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from edged import errors
-from edged.api import media
+from edged.api import adapters, media
 from edged.api.box import box_of
 from edged.api.call import call
 from edged.api.entry import Entry
@@ -42,6 +42,7 @@ async def create(request: Request[Any, Any, Any]) -> ASGIApp:
     items = await state.resolved(wire, store, owner)
     prompt, choice = wire_request.to_prompt(wire, earlier, items)
     generate = wire_request.to_generate(wire, prompt, choice)
+    generate = adapters.dressed(entry, generate, wire.lora)
     with wire_request.own_names():
         generate = await media.loaded(entry, generate)
     reply = ResponseReply(
