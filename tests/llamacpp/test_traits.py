@@ -134,6 +134,26 @@ def test_progress_can_stop_a_load() -> None:
     assert seen
 
 
+@pytest.mark.parametrize("trait", ["recurrent", "rwkv", "hybrid", "hybrid-ssm", "hybrid-delta"])
+def test_broken_step_spoils_the_state_of_one_who_was_not_in_it(trait: Trait) -> None:
+    """Why `Scheduler.interrupted` forgets everybody: if this fails, llama.cpp has mended it."""
+    runner = Runner(launch(model(trait), context=256, parallel=4), frozenset(), lambda _: True)
+    try:
+        fresh = logits(runner, 0, 0, PROMPT)
+        runner.cut(0, 0)
+        # The states lie in the order in which they came. Those of 0 and 1 are to be neighbours.
+        logits(runner, 0, 0, PROMPT[40:])
+        logits(runner, 2, 0, PROMPT[:-1])
+        logits(runner, 1, 0, PROMPT[60:])
+        runner.interrupt()
+        outcome = runner.decode([(0, 50, [9], 1), (1, 30, [9], 1)])
+        assert outcome is Decoded.INTERRUPTED
+        spoiled = logits(runner, 2, len(PROMPT) - 1, PROMPT[-1:])
+        assert np.abs(spoiled - fresh).max() > 0.2 * fresh.std()
+    finally:
+        runner.close()
+
+
 def test_several_sequences_in_one_batch_get_their_own_rows() -> None:
     runner = open_runner(model("plain"))
     try:

@@ -6,6 +6,7 @@ Each function returns the path of a file that is built on first use and kept in 
 * ``tiny(trait)`` a random model of 2-3 MB for one architecture trait;
 * ``projector(kind)`` a random projector (mmproj) that turns images or sounds into its tokens;
 * ``broken(kind)`` a file that an engine must refuse with a clear error;
+* ``float_guide()`` edge-guide with weights of float32;
 * ``bench_model()`` random weights in the shape of Qwen2.5-0.5B, quantised to Q4_K_M;
 * ``llama_cpp_source()`` the unpacked source of the installed llama-cpp-python.
 
@@ -15,6 +16,7 @@ Each function returns the path of a file that is built on first use and kept in 
 from tests.models.bench import bench_model
 from tests.models.broken import KINDS, broken
 from tests.models.cache import UnavailableError, cache_dir
+from tests.models.float_guide import float_guide
 from tests.models.projector import PROJECTORS, projector
 from tests.models.source import llama_cpp_source
 from tests.models.tiny import TRAITS, tiny
@@ -27,6 +29,7 @@ __all__ = [
     "bench_model",
     "broken",
     "cache_dir",
+    "float_guide",
     "llama_cpp_source",
     "projector",
     "tiny",

@@ -12,6 +12,7 @@ from tests.models import (
     UnavailableError,
     bench_model,
     broken,
+    float_guide,
     projector,
     tiny,
 )
@@ -19,7 +20,7 @@ from tests.models import (
 
 def main(names: list[str]) -> int:
     """Build what ``names`` lists (all of it when empty); return the exit code."""
-    known: dict[str, Callable[[], Path]] = {"bench": bench_model}
+    known: dict[str, Callable[[], Path]] = {"bench": bench_model, "float-guide": float_guide}
     known |= {trait: partial(tiny, trait) for trait in TRAITS}
     known |= {f"projector-{kind}": partial(projector, kind) for kind in PROJECTORS}
     known |= {kind: partial(broken, kind) for kind in KINDS}

@@ -96,9 +96,9 @@ class SavedPrefixes:
         """Return a file that makes saving this sequence pointless: it holds all of its tokens."""
         n = sequence.n_computed
         for matched, holders in self._tree.match(sequence.group, sequence.tokens[:n]):
-            for holder in holders:
-                if matched == n and (self._cuttable or len(holder.tokens) == n):
-                    return holder
+            of_use = [h for h in holders if self._cuttable or len(h.tokens) == n]
+            if matched == n and of_use:
+                return min(of_use, key=lambda h: h.path)
         return None
 
     # ── changing ──

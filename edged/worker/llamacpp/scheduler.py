@@ -259,7 +259,8 @@ class Scheduler:
         """Undo a batch that was broken off: what lies in memory of it is not certain."""
         self._take_back(batch)
         if not self.pool.cuttable:
-            # A decode moves the states of others about as well: none of them is certain.
+            # llama.cpp lays the states of a batch side by side and moves those that lie between:
+            # of anybody, a resident too. A step that is broken off leaves some where they were.
             while self.running:
                 self._preempt(self.running[-1])
             while self.pool.evict_oldest():

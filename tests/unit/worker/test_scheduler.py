@@ -386,3 +386,19 @@ def test_next_turn_inherits_the_uses_of_what_it_continues() -> None:
     driver.run_out()
     (resident,) = driver.scheduler.pool.residents
     assert resident.uses == 2
+
+
+def test_broken_step_of_whole_states_takes_those_of_all() -> None:
+    driver = make(parallel=2, batch=8, cuttable=False)
+    driver.add([1, 2], 30, 1, "a")
+    driver.run_out()
+    assert driver.scheduler.pool.residents
+    long, short = driver.add([3] * 20, 30, 2, "b"), driver.add([4] * 12, 30, 2, "c")
+    driver.step()
+    driver.step()
+    assert long.n_computed > 0
+    driver.step("interrupted")
+    assert not driver.scheduler.pool.residents
+    assert (long.n_computed, short.n_computed) == (0, 0)
+    driver.run_out()
+    assert driver.answers[long] == expected_answer([3] * 20, 30, 2)
