@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from edged.cli.bench import sizes, texts
 from edged.cli.bench.answer import Answer, AnswerError, decode_rate, read
-from edged.cli.bench.figures import Decode, Figure, Inputs, Prompt
-from edged.cli.bench.wording import duration, number, plural, size, spread
+from edged.cli.bench.figures import Decode, Figure, Inputs, Others, Prompt, Report
+from edged.cli.bench.wording import cautions, duration, number, plural, size, spread
+from edged.hardware import Cpu, Hardware, Memory
 
 
 def event(**fields: Any) -> bytes:
@@ -177,3 +179,46 @@ def test_words_of_figures() -> None:
     assert [plural(n, "cell") for n in (1, 8192)] == ["1 cell", "8,192 cells"]
     assert spread(Figure.of([1.0, 3.0])) == "1 - 3"
     assert spread(Figure.of([1.0])) == ""
+
+
+REPORT = Report(
+    edged="1",
+    date="today",
+    seconds=60.0,
+    model="m",
+    kind="chat",
+    engine="llamacpp",
+    build=None,
+    why=(),
+    context=512,
+    parallel=4,
+    settings=None,
+    hardware=Hardware(Cpu("cpu", "x86_64", 2, 2, 2), Memory(1, 1, 1)),
+    load_s=None,
+    memory_bytes=None,
+    daemon_memory_bytes=1,
+    others=Others(0, 0),
+)
+
+
+def test_calm_box_needs_no_caution() -> None:
+    known = Prompt.of([(Answer(0.0, (2.0,), 2.0, 100, 0, 1), Answer(0.0, (1.0,), 1.0, 100, 84, 1))])
+    assert cautions(structs.replace(REPORT, prompt=known)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"others": Others(1, 0)}, "others used the daemon"),
+        ({"others": Others(0, 1)}, "1 request of theirs ended"),
+        ({"threads_reason": "2 → 1 threads"}, "2 → 1 threads"),
+        ({"missing": ("decode, 8 clients",)}, "decode, 8 clients"),
+        (
+            {"prompt": Prompt.of([(Answer(0.0, (1.0,), 1.0, 9, 0, 1),) * 2])},
+            "nothing of the same beginning",
+        ),
+    ],
+)
+def test_reader_is_told_what_moves_the_figures(change: dict[str, Any], words: str) -> None:
+    [line] = cautions(structs.replace(REPORT, **change))
+    assert words in line

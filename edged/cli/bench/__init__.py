@@ -147,6 +147,7 @@ def _report(status: Status, model: ModelStatus, found: Found) -> Report:
         context=model.context,
         parallel=model.parallel,
         settings=model.settings,
+        threads_reason=model.stats.threads_reason if model.stats else "",
         hardware=status.hardware,
         load_s=model.load_s,
         memory_bytes=model.memory_bytes,

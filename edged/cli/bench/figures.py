@@ -124,6 +124,7 @@ class Report(Struct, frozen=True, kw_only=True):
     context: int
     parallel: int
     settings: Settings | None
+    threads_reason: str = ""  # why fewer threads than chosen ran at the end
     hardware: Hardware
     load_s: float | None  # when it was loaded the last time
     memory_bytes: int | None  # of the worker, after the last measurement

@@ -90,6 +90,8 @@ def cautions(report: Report) -> list[str]:
             f"{plural(others.answered, 'request')} of theirs ended, "
             f"{others.open} at most were under way between two measurements"
         )
+    if report.threads_reason:
+        found.append(f"fewer threads ran at the end: {report.threads_reason}")
     if report.missing:
         found.append(f"time was up before: {', '.join(report.missing)}; --seconds gives it more")
     prompt = report.prompt
