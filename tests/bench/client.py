@@ -113,7 +113,8 @@ async def chat(
     if counted and not address.counts and answer.reason == "length":
         answer.n_tokens = max_tokens
     if counted and answer.n_tokens != max_tokens:
-        raise BenchError(f"{answer.n_tokens} tokens came, {max_tokens} were asked for")
+        came = answer.n_tokens or f"only {len(answer.arrivals)} pieces of text"
+        raise BenchError(f"{max_tokens} tokens were asked for, {came} came ({answer.reason!r})")
     return answer
 
 

@@ -41,7 +41,7 @@ async def _act(act: Act, side: Side, prompts: Prompts, name: str) -> Figures:
         async with asyncio.timeout(ACT_LIMIT_S):
             return await act(side, prompts)
     except (BenchError, TimeoutError, OSError, EOFError) as error:
-        reason = f"{name} on {side.name}: {error or type(error).__name__}"
+        reason = f"{name} on {side.name}: {str(error) or type(error).__name__}"
         raise BenchError(reason) from error
 
 
