@@ -179,6 +179,7 @@ class Pool:
             spans=tuple(span for span in sequence.spans if span.end < n),
         )
         twin.checkpoint = True
+        twin.adapters = sequence.adapters
         twin.arrival = sequence.arrival
         twin.slot = self._take_slot(keep=None)
         self.share(sequence, twin, n)
@@ -338,4 +339,5 @@ class Pool:
 
 def _in_order(holders: set[Sequence]) -> list[Sequence]:
     """Return them as they arrived: what is done must not hang on memory addresses."""
-    return sorted(holders, key=lambda holder: holder.arrival)
+    # Checkpoints arrived with their sequence, and restored ones never did: their slots differ.
+    return sorted(holders, key=lambda h: (h.arrival, -1 if h.slot is None else h.slot))
