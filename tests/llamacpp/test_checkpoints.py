@@ -117,6 +117,22 @@ def test_first_position_tells_where_a_window_may_be_shared() -> None:
     assert max(errors[False]) > WRONG, "if this never happens, there is nothing to look at"
 
 
+@pytest.mark.parametrize("trait", WINDOWS)
+def test_saved_state_holds_no_more_than_the_window(trait: Trait) -> None:
+    """Why a prefix from the disk is of use at its end only, though the window is full."""
+    runner = opened(trait)
+    n = 200
+    try:
+        logits(runner, 0, 0, TOKENS[:n])
+        state = memoryview(bytearray(runner.state_bytes(0)))
+        assert runner.save(0, state)
+        assert runner.restore(1, state)
+        assert (runner.first_position(0), runner.first_position(1)) == (0, n - WINDOW)
+        assert np.array_equal(*(logits(runner, slot, n, [9, 8]) for slot in (0, 1)))
+    finally:
+        runner.close()
+
+
 @pytest.mark.parametrize("trait", STATES)
 def test_broken_off_decode_spoils_the_states_of_bystanders(trait: Trait) -> None:
     """Why no step of such a model is interrupted, and why none of its states survives that."""

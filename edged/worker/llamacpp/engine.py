@@ -329,6 +329,9 @@ def _saved_prefixes(launch: Launch, runner: Runner) -> SavedPrefixes | None:
         runner.stretched,
         runner.forgets,
     )
-    # A window that is not kept in full is remembered at the very end only.
-    cuttable = runner.facts.cuttable and not runner.forgets
-    return SavedPrefixes(cache, launch.model, key, cuttable=cuttable)
+    # llama.cpp writes no more of a layer than its window, though the layer may hold all: enough
+    # to compute the last token once more, as the same prompt wants it, and not one before.
+    window = runner.facts.window > 0
+    cuttable = runner.facts.cuttable and not window
+    spare = int(window and runner.facts.cuttable)
+    return SavedPrefixes(cache, launch.model, key, cuttable=cuttable, spare=spare)

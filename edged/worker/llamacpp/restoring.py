@@ -118,7 +118,7 @@ class Restoring:
             self._carry_out(self._pool.take_operations())
             self._saved.remove(prefix)
             return
-        if self._runner.forgets:
+        if self._runner.facts.window:  # what lies behind it is not in the file
             resident.lost = max(0, self._runner.first_position(resident.slot))
         self._saved.used(prefix)
         self.n_tokens += len(prefix.tokens)

@@ -44,10 +44,13 @@ def key_of(*parts: str | bool) -> str:
 class SavedPrefixes:
     """The saved prefixes of one model. One owner: the engine thread, once it runs."""
 
-    def __init__(self, cache: PrefixCache, model: str, key: str, *, cuttable: bool) -> None:
+    def __init__(
+        self, cache: PrefixCache, model: str, key: str, *, cuttable: bool, spare: int = 0
+    ) -> None:
         """Read the headers of what is there, and remove what does not belong there.
 
-        `cuttable`: the beginning of a state is of use; otherwise only a whole one.
+        `cuttable`: the beginning of a state is of use; otherwise only a whole one, or what is left
+        without its last `spare` tokens.
         """
         self._root = Path(cache.folder)
         self._model = self._root / _folder_of(model)
@@ -55,6 +58,7 @@ class SavedPrefixes:
         self._cache = cache
         self._key = key
         self._cuttable = cuttable
+        self._spare = spare
         self._tree: Prefixes[SavedPrefix] = Prefixes()
         self._by_path: dict[Path, SavedPrefix] = {}
         self._kept: set[Path] = set()  # they do not leave for colder ones
@@ -86,8 +90,9 @@ class SavedPrefixes:
             length = sequence.floor(min(matched, limit))
             if not self._cuttable:
                 for holder in holders:
-                    if n < len(holder.tokens) <= length:
-                        best, n = holder, len(holder.tokens)
+                    n_of_use = min(len(holder.tokens), length)
+                    if n_of_use > n and len(holder.tokens) - n_of_use <= self._spare:
+                        best, n = holder, n_of_use
             elif length > n:
                 best, n = min(holders, key=lambda h: (h.n_bytes, h.path)), length
         return best, n
