@@ -29,6 +29,11 @@ _QUERY = 8  # words
 _INPUT = 32  # words
 _ALONE = 5  # requests with one input
 
+# Answers of full length that do not repeat themselves. Beyond its natural end a model does, and
+# what repeats itself is guessed ahead: speculation then shows a multiple of the speed that any
+# real answer has.
+_DICE = {"ignore_eos": True, "temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
 _Tell = Callable[[str], None]
 _Got = TypeVar("_Got")
 _Sent = tuple[float, int]  # s of a request, its tokens
@@ -181,15 +186,14 @@ class Measuring:
         )
 
     async def _completion(self, prompt: str, n_tokens: int) -> Answer:
-        # A plain text, so that no template adds a beginning that all prompts share. The answer
-        # has as many tokens as are asked for; sampling is as the model's table says.
+        # A plain text, so that no template adds a beginning that all prompts share.
         return await self._daemon.complete(
             {
                 "model": self._model.name,
                 "prompt": prompt,
                 "max_tokens": n_tokens,
-                "ignore_eos": True,
             }
+            | _DICE
         )
 
     # ── vectors and scores ──
