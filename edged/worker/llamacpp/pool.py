@@ -213,6 +213,10 @@ class Pool:
         self.residents.append(sequence)
         self._prefixes.put(sequence, sequence.group, sequence.tokens)
 
+    def is_whole(self, resident: Sequence) -> bool:
+        """Tell whether a resident can be continued from its very end."""
+        return self._serves(resident, resident.n_computed)
+
     def has_room(self, n: int) -> bool:
         """Tell whether a resident of `n` tokens could come without taking from a running one."""
         slot = bool(self._free_slots or self.residents)

@@ -57,7 +57,7 @@ class SavedPrefixes:
         self._folder = self._model / key
         self._cache = cache
         self._key = key
-        self._cuttable = cuttable
+        self.cuttable = cuttable
         self._spare = spare
         self._tree: Prefixes[SavedPrefix] = Prefixes()
         self._by_path: dict[Path, SavedPrefix] = {}
@@ -88,7 +88,7 @@ class SavedPrefixes:
         n = 0
         for matched, holders in self._tree.match(sequence.group, sequence.tokens):
             length = sequence.floor(min(matched, limit))
-            if not self._cuttable:
+            if not self.cuttable:
                 for holder in holders:
                     n_of_use = min(len(holder.tokens), length)
                     if n_of_use > n and len(holder.tokens) - n_of_use <= self._spare:
@@ -101,7 +101,7 @@ class SavedPrefixes:
         """Return a file that makes saving this sequence pointless: it holds all of its tokens."""
         n = sequence.n_computed
         for matched, holders in self._tree.match(sequence.group, sequence.tokens[:n]):
-            of_use = [h for h in holders if self._cuttable or len(h.tokens) == n]
+            of_use = [h for h in holders if self.cuttable or len(h.tokens) == n]
             if matched == n and of_use:
                 return min(of_use, key=lambda h: h.path)
         return None
@@ -151,7 +151,7 @@ class SavedPrefixes:
 
     def _contained_in(self, sequence: Sequence) -> list[Path]:
         """Return the files whose tokens all stand at the beginning of this sequence's."""
-        if not self._cuttable:  # each one is a state of its own, of use at its own end only
+        if not self.cuttable:  # each one is a state of its own, of use at its own end only
             return []
         tokens = sequence.tokens[: sequence.n_computed]
         return [

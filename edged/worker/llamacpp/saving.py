@@ -64,7 +64,8 @@ def save(
     started = clock()
     n = n_bytes = 0
     rate = 0.0
-    for resident in hottest(pool.residents, cuttable=pool.cuttable):
+    whole = [resident for resident in pool.residents if pool.is_whole(resident)]
+    for resident in hottest(whole, cuttable=saved.cuttable):
         there = saved.holder_of(resident)
         if there is not None:
             saved.keep(there)
