@@ -90,24 +90,30 @@ async def test_answers_after_a_restart_are_those_of_the_resident(tmp_path: Path)
     assert again[0].same_as(plain[0])
 
 
-@pytest.mark.parametrize("trait", WRITERS)
+REMEMBERS_ALL = CUTTABLE - {"swa"}  # of a window a file holds what its end needs
+
+
+@pytest.mark.parametrize("trait", [*WRITERS, "hybrid-swa", "hybrid-ssm", "hybrid-delta"])
 async def test_state_of_every_trait_comes_back_exactly(trait: Trait, tmp_path: Path) -> None:
+    """For a prompt that goes on from the saved one, and for one that leaves it before its end."""
     launched = cached(launch(model(trait), context=256, parallel=2), tmp_path)
     longer, forked = Tokens([*PROMPT, 9, 9]), Tokens([*PROMPT[:80], 7])
+    more: dict[str, Any] = {"together": False, "sampling": NO_END, "max_tokens": 12}
     async with running(launch(model(trait), context=256, parallel=2)) as engine:
-        plain = await choices(engine, [longer], together=False, sampling=NO_END, max_tokens=12)
+        (plain_forked,) = await choices(engine, [forked], **more)
+        (plain_longer,) = await choices(engine, [longer], **more)
     async with saving(launched) as engine:
         await ask(engine, Tokens(PROMPT), sampling=NO_END, max_tokens=1)
     assert len(files(tmp_path)) == 1
-    async with saving(launched) as engine:
-        again = await choices(engine, [longer], together=False, sampling=NO_END, max_tokens=12)
+    async with running(launched) as engine:
+        (found,) = await choices(engine, [forked], **more)
+        assert engine.stats().cached_tokens == (80 if trait in REMEMBERS_ALL else 0)
+    found.same_as(plain_forked)  # they part at near-ties only
+    async with running(launched) as engine:
+        (found,) = await choices(engine, [longer], **more)
         assert engine.stats().restored_tokens == len(PROMPT)
-        assert engine.stats().cached_tokens >= len(PROMPT)
-        cut = await ask(engine, forked, sampling=NO_END, max_tokens=1)
-        # Of a window only its last tokens are written: such a state is of use at its end.
-        in_parts = trait in CUTTABLE and not engine._runner.facts.window
-        assert cut.done.usage.cached_tokens == (80 if in_parts else 0)
-    assert again[0].same_as(plain[0])
+        assert engine.stats().cached_tokens == len(PROMPT)
+    found.same_as(plain_longer)
 
 
 async def test_group_stays_alone_over_a_restart(tmp_path: Path) -> None:
