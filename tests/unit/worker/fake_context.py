@@ -37,7 +37,6 @@ def expected_answer(prompt: list[int], context: int, max_tokens: int | None) -> 
 class Cell:
     token: int
     group: str
-    adapters: Adapters
     position: int
 
 
@@ -85,7 +84,7 @@ class FakeContext:
         if self.used + sum(chunk.n_cells for chunk in batch.chunks) > self.cells:
             return False
         self.forget()
-        (adapters,) = {chunk.sequence.adapters for chunk in batch.chunks}
+        assert len({chunk.sequence.adapters for chunk in batch.chunks}) == 1
         for chunk in batch.chunks:
             slot = chunk.sequence.slot
             assert slot is not None
@@ -97,10 +96,10 @@ class FakeContext:
             group = chunk.sequence.group
             forgotten = self.lost.get(slot, 0)
             assert forgotten <= max(0, positions[0] - self.window + 1), "forgotten, and wanted"
-            held += [Cell(t, group, adapters, p) for t, p in zip(tokens, positions, strict=True)]
+            held += [Cell(t, group, p) for t, p in zip(tokens, positions, strict=True)]
             assert self.cuttable or not chunk.guesses
             behind = positions[-1] + 1
-            held += [Cell(t, group, adapters, behind + i) for i, t in enumerate(chunk.guesses)]
+            held += [Cell(t, group, behind + i) for i, t in enumerate(chunk.guesses)]
         return True
 
     def forget(self) -> None:
@@ -139,7 +138,6 @@ class FakeContext:
         assert sequence.slot is not None
         cells = self.slots.get(sequence.slot, [])
         assert all(cell.group == sequence.group for cell in cells), "a foreign group's cells"
-        assert all(cell.adapters == sequence.adapters for cell in cells), "of other adapters"
         return [cell.token for cell in cells]
 
 
@@ -208,7 +206,7 @@ class Driver:
             spans=spans,
             border=border,
         )
-        sequence.adapters = adapters
+        sequence.adapters = adapters  # named in the group: a resident has no others
         self.scheduler.add(sequence)
         self.answers[sequence] = []
         self.prompts[sequence] = prompt
