@@ -1,0 +1,392 @@
+"""Which engine runs one model, with which files, settings and memory: the reasons told.
+
+Model files' headers are read; nothing else of the box is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from edged.config import Config, LlamaCppOptions, Model, Source
+from edged.config.values import format_bytes
+from edged.errors import StoreError
+from edged.hardware import Cpu, Hardware
+from edged.plan import keeping
+from edged.plan import kind as kinds
+from edged.plan.adapters import AdapterChoice, AdapterPlan
+from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
+from edged.protocol import AdapterFile, Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
+from edged.store import folders
+from edged.store.gguf import GgufHeader, read_header
+from edged.store.projector import Medium, read_projector
+from edged.store.source import resolve
+
+_GIB = 1 << 30
+_MIN_CAPABILITY = (7, 0)
+_SHORTEST_CONTEXT = 512  # of an encoder whose default does not fit
+
+
+class ModelPlan(Struct, frozen=True):
+    """What is to be done with one model. `engine is None` exactly when `refusal` is set.
+
+    `launch` is None when refused, and for an upstream, which has no worker.
+    """
+
+    model: Model
+    engine: Literal["llamacpp", "lmdeploy", "upstream"] | None = None
+    launch: Launch | None = None
+    memory: MemoryEstimate | None = None
+    reasons: tuple[str, ...] = ()
+    refusal: str | None = None
+    adapters: tuple[AdapterPlan, ...] = ()  # in the order of the file; empty when refused
+
+    @property
+    def kind(self) -> Kind | None:
+        """What it serves; None where no worker of ours does."""
+        return self.launch.kind if self.launch else None
+
+    @property
+    def context(self) -> int:
+        """Tokens of one request: what is in force, or else what the file asks for."""
+        return self.launch.context if self.launch else self.model.context
+
+    @property
+    def media(self) -> tuple[Medium, ...]:
+        """What it takes beside text."""
+        settings = self.launch.llamacpp if self.launch else None
+        return settings.media if settings else ()
+
+    @property
+    def files(self) -> tuple[AdapterFile, ...]:
+        """The adapters that its worker is to have."""
+        return tuple(adapter.file for adapter in self.adapters if adapter.file is not None)
+
+
+def budget_bytes(config: Config, hardware: Hardware) -> int:
+    """Return the memory that all workers together may take."""
+    limit = hardware.memory.limit_bytes
+    reserve = config.hardware.reserve_memory_bytes
+    return max(0, limit - (min(_GIB, limit // 4) if reserve is None else reserve))
+
+
+_Header = TypeVar("_Header")
+
+
+class _RefusedError(Exception):
+    """This engine cannot run the model; the message says why."""
+
+
+class Choice:
+    """Goes through the engines for one model, keeping the reasons."""
+
+    def __init__(self, model: Model, config: Config, hardware: Hardware) -> None:
+        self._model = model
+        self._beside = Path(config.path).parent
+        self._hardware = hardware
+        self._budget = budget_bytes(config, hardware)
+        self._prefixes_bytes = config.server.prefix_cache_max_bytes
+        self._reasons: list[str] = []
+
+    def plan(self) -> ModelPlan:
+        """Return the first engine that can, or a refusal with all reasons."""
+        model = self._model
+        if model.upstream:
+            reason = f"requests are passed on to {model.upstream}"
+            return ModelPlan(model=model, engine="upstream", reasons=(reason,))
+        refusals: list[str] = []
+        if model.safetensors and model.backend in ("auto", "lmdeploy"):
+            refusals.append(f"LMDeploy cannot run it: {self._why_not_lmdeploy()}")
+        if model.gguf and model.backend in ("auto", "llamacpp"):
+            try:
+                return self._llamacpp(model.gguf, refusals)
+            except _RefusedError as error:
+                refusals.append(str(error))
+        elif not refusals or model.backend == "auto":
+            refusals.append("llama.cpp needs gguf = …")
+        return ModelPlan(
+            model=model,
+            reasons=(*refusals, *self._reasons),
+            refusal="; ".join(refusals),
+        )
+
+    def _why_not_lmdeploy(self) -> str:
+        gpus = [gpu for gpu in self._hardware.gpus if gpu.via == "nvml"]
+        if not gpus:
+            return "there is no NVIDIA GPU that can be used"
+        if not any((gpu.compute_capability or (0, 0)) >= _MIN_CAPABILITY for gpu in gpus):
+            newest = max(gpu.compute_capability or (0, 0) for gpu in gpus)
+            return f"it needs compute capability 7.0, {gpus[0].name} has {newest[0]}.{newest[1]}"
+        if self._hardware.engines.lmdeploy is None:
+            return "the LMDeploy engine is not installed (it comes with `edged setup-cuda`)"
+        return "this version of edged has no LMDeploy engine yet"
+
+    # llama.cpp
+
+    def _llamacpp(self, gguf: Source, before: list[str]) -> ModelPlan:
+        if self._hardware.engines.llamacpp is None:
+            raise _RefusedError(
+                "llama-cpp-python is not installed: pip install 'llama-cpp-python>=0.3.36,<0.4'"
+            )
+        if self._model.require == "gpu":
+            raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
+        path, file_id, header = self._file(gguf, read_header)
+        kind, pooling = self._kind(header)
+        wanted, parallel = self._context(header), self._model.parallel
+        options = self._kept(header, wanted)
+        context, memory = self._fitting(header, options, wanted, pooling)
+        self._check_use(header, kind)
+        settings = self._settings(options, self._hardware.cpu, pooling)
+        if kind == "chat":
+            settings = replace(settings, prefix_cache=self._prefix_cache(options))
+        settings = replace(settings, residents=residents_of(header, parallel, options))
+        settings, memory = self._with_projector(settings, memory, kind)
+        settings, memory = self._with_draft(settings, memory, header, context)
+        self._check_room(memory, context)
+        adapters = self._adapters(path, header, kind, memory)
+        memory = replace(memory, adapters_bytes=sum(each.memory_bytes for each in adapters))
+        launch = Launch(
+            model=self._model.name,
+            engine="llamacpp",
+            path=str(path),
+            file_id=file_id,
+            output_format=self._model.output_format,
+            context=context,
+            parallel=parallel,
+            pool=cells_of(context, parallel, options, pooling),
+            kind=kind,
+            llamacpp=settings,
+        )
+        return ModelPlan(
+            model=self._model,
+            engine="llamacpp",
+            launch=launch,
+            memory=memory,
+            reasons=(*before, self._why_llamacpp(memory), *self._reasons),
+            adapters=adapters,
+        )
+
+    def _file(self, source: Source, read: Callable[[Path], _Header]) -> tuple[Path, str, _Header]:
+        """Return path, identity and header of a file."""
+        try:
+            path = resolve(source, self._beside)
+        except StoreError as error:
+            raise _RefusedError(error.message) from None
+        try:
+            status = path.stat()
+            file_id = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
+            return path, file_id, read(path)
+        except StoreError as error:
+            raise _RefusedError(f"{path} {error.message}") from None
+        except OSError as error:
+            raise _RefusedError(f"{path} cannot be read: {error.strerror}") from None
+
+    def _context(self, header: GgufHeader) -> int:
+        """Return the context in force.
+
+        A figure that the model itself sets is exact: beyond the trained length it is refused. One
+        that comes from [defaults] is meant for many models, so a shorter model lowers it, and
+        says so.
+        """
+        wanted, trained = self._model.context, header.context_length
+        if trained is None or wanted <= trained:
+            return wanted
+        if not self._model.context_is_default:
+            raise _RefusedError(
+                f"context = {wanted} is beyond the {trained} tokens that the model was trained on:"
+                f" set context = {trained} or less"
+            )
+        self._reasons.append(
+            f"context is {trained}, not the default {wanted}: more the model was not trained on"
+        )
+        return trained
+
+    def _kind(self, header: GgufHeader) -> tuple[Kind, Pooling | None]:
+        """Return what the model serves, and choose what nobody said accordingly."""
+        model = self._model
+        try:
+            kind, pooling = kinds.kind_of(model, header)
+        except kinds.UnfitError as error:
+            raise _RefusedError(str(error)) from None
+        if kind != "chat":
+            if model.parallel_is_default:
+                self._model = replace(model, parallel=kinds.PARALLEL)
+            if header.pooling and header.pooling != pooling:
+                self._reasons.append(f"pooling is {pooling}, though its file says {header.pooling}")
+        return kind, pooling
+
+    def _kept(self, header: GgufHeader, context: int) -> LlamaCppOptions:
+        """Return the model's options with how its context is kept."""
+        said = self._model.llamacpp
+        unfit = keeping.unfit_kv_type(header, said)
+        if unfit is not None:
+            raise _RefusedError(f"llamacpp.{unfit}")
+        options, reason = keeping.with_window(
+            header, said, context=context, parallel=self._model.parallel, budget=self._budget
+        )
+        if reason is not None:
+            self._reasons.append(reason)
+        return options
+
+    def _fitting(
+        self, header: GgufHeader, options: LlamaCppOptions, context: int, pooling: Pooling | None
+    ) -> tuple[int, MemoryEstimate]:
+        """Return context and memory; a default context of an encoder gives way to the memory.
+
+        llama.cpp keeps a row of logits for every token of an encoder's input, though nobody reads
+        them: 8192 tokens of a vocabulary of 250,000 are 8 GiB.
+        """
+        model, wanted = self._model, context
+        while True:
+            memory = estimate(
+                header,
+                context=context,
+                parallel=model.parallel,
+                options=options,
+                pooling=pooling,
+            )
+            small_enough = memory.total_bytes <= self._budget or context <= _SHORTEST_CONTEXT
+            if small_enough or pooling is None or not model.context_is_default:
+                break
+            context = max(context // 2, _SHORTEST_CONTEXT)
+        if context < wanted:
+            self._reasons.append(f"context is {context}, not {wanted}: more does not fit in memory")
+        return context, memory
+
+    def _check_use(self, header: GgufHeader, kind: Kind) -> None:
+        strangers = [
+            token for token in self._model.sampling.logit_bias or {} if token >= header.n_vocab
+        ]
+        if strangers:
+            raise _RefusedError(
+                f"sampling.logit_bias names token {strangers[0]}, "
+                f"and the vocabulary has {header.n_vocab} tokens"
+            )
+        if kind == "chat" and not header.chat_template:
+            self._reasons.append("the file brings no chat template")
+
+    def _check_room(self, memory: MemoryEstimate, context: int) -> None:
+        if memory.total_bytes > self._budget:
+            raise _RefusedError(
+                f"needs {format_bytes(memory.total_bytes)} "
+                f"(weights {format_bytes(memory.weights_bytes)}, "
+                f"KV {format_bytes(memory.kv_bytes)} for {self._model.parallel} × {context} tokens,"  # noqa: RUF001
+                f" compute {format_bytes(memory.compute_bytes)}, "
+                f"process {format_bytes(memory.process_bytes)}), "
+                f"the box allows {format_bytes(self._budget)}: "
+                "lower context or parallel, or take a smaller quantisation"
+            )
+
+    def _settings(
+        self, options: LlamaCppOptions, cpu: Cpu, pooling: Pooling | None
+    ) -> LlamaCppLaunch:
+        # On a box of one or two cores every core counts; elsewhere one stays for the daemon and
+        # the rest of the box, since ggml's threads wait for the slowest at every barrier.
+        cores = cpu.usable_cores
+        threads = options.threads or (cores if cores <= 2 else cores - 1)  # noqa: PLR2004
+        threads_batch = options.threads_batch or options.threads or cores
+        if max(threads, threads_batch) > cpu.usable_cpus:
+            self._reasons.append(
+                f"llamacpp.threads asks for more than the {cpu.usable_cpus} CPUs of the box"
+            )
+        if options.gpu_layers:
+            self._reasons.append(
+                f"llamacpp.gpu_layers = {options.gpu_layers} has no effect: "
+                "this version runs llama.cpp on the CPU only"
+            )
+        return LlamaCppLaunch(
+            threads=threads,
+            threads_batch=threads_batch,
+            gpu_layers=0,
+            kv_type=options.kv_type,
+            flash_attention=options.flash_attention,
+            batch=options.batch,
+            full_window=options.full_window is not False,
+            pooling=pooling,
+            speculation=options.speculation != "off",
+        )
+
+    def _prefix_cache(self, options: LlamaCppOptions) -> PrefixCache:
+        return PrefixCache(
+            folder=str(folders.cache() / "prefixes"),
+            bytes=min(options.prefix_cache_bytes, self._prefixes_bytes),
+            total=self._prefixes_bytes,
+        )
+
+    def _with_projector(
+        self, settings: LlamaCppLaunch, memory: MemoryEstimate, kind: Kind
+    ) -> tuple[LlamaCppLaunch, MemoryEstimate]:
+        """Return both with the model's projector, if it has one."""
+        source = self._model.llamacpp.mmproj
+        if source is None:
+            return settings, memory
+        if kind != "chat":
+            raise _RefusedError("llamacpp.mmproj is for chat models: remove it")
+        path, file_id, projector = self._file(source, read_projector)
+        return (
+            replace(settings, mmproj=str(path), mmproj_id=file_id, media=projector.media),
+            replace(
+                memory,
+                weights_bytes=memory.weights_bytes + projector.weights_bytes,
+                compute_bytes=memory.compute_bytes + projector.compute_bytes,
+            ),
+        )
+
+    def _with_draft(
+        self, settings: LlamaCppLaunch, memory: MemoryEstimate, header: GgufHeader, context: int
+    ) -> tuple[LlamaCppLaunch, MemoryEstimate]:
+        """Return both with the small model that guesses for this one, if it has one."""
+        source = self._model.llamacpp.draft
+        if source is None:
+            return settings, memory
+        path, file_id, small = self._file(source, read_header)
+        if settings.pooling or small.is_encoder:
+            raise _RefusedError("llamacpp.draft is for chat models, and names one: remove it")
+        if small.recurrent_layers or header.recurrent_layers:
+            raise _RefusedError(
+                "llamacpp.draft: guesses are taken back, which models with recurrent layers cannot"
+            )
+        if small.n_vocab != header.n_vocab:
+            raise _RefusedError(
+                f"llamacpp.draft has another vocabulary: {small.n_vocab} tokens, the model has "
+                f"{header.n_vocab}; take a smaller model of the same family"
+            )
+        extra = estimate(
+            small,
+            context=context,
+            parallel=self._model.parallel,
+            options=self._model.llamacpp,
+        )
+        return (
+            replace(settings, draft=str(path), draft_id=file_id),
+            replace(
+                memory,
+                weights_bytes=memory.weights_bytes + extra.weights_bytes,
+                kv_bytes=memory.kv_bytes + extra.kv_bytes,
+                compute_bytes=memory.compute_bytes + extra.compute_bytes,
+            ),
+        )
+
+    def _adapters(
+        self, path: Path, header: GgufHeader, kind: Kind, memory: MemoryEstimate
+    ) -> tuple[AdapterPlan, ...]:
+        options = self._model.llamacpp
+        choice = AdapterChoice(path, header, kind, beside=self._beside, batch=options.batch)
+        try:
+            found = choice.plan(options.lora, self._budget - memory.total_bytes)
+        except OSError as error:
+            raise _RefusedError(f"{path} cannot be read: {error.strerror}") from None
+        for adapter in found:
+            if adapter.refusal:
+                self._reasons.append(f"adapter {adapter.name!r} cannot be used: {adapter.refusal}")
+        return found
+
+    def _why_llamacpp(self, memory: MemoryEstimate) -> str:
+        return (
+            f"llama.cpp on the CPU: about {format_bytes(memory.total_bytes)} "
+            f"of the {format_bytes(self._budget)} for models"
+        )
