@@ -311,7 +311,7 @@ async def test_rounds_are_equal_and_no_prompt_comes_twice() -> None:
         assert new.split()[n_same] != again.split()[n_same]
     # A model that repeats itself would be guessed ahead.
     assert all(
-        request.sampling.ignore_eos and request.sampling.temperature == 1
+        request.sampling.ignore_eos and request.sampling.temperature == 2
         for _, request in box.asked
     )
 
