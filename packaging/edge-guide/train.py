@@ -51,7 +51,8 @@ STAGES = (
     Stage(steps=2000, copy_steps=150),
     Stage(steps=5000, fall_steps=2200),
     Stage(steps=2500, fall_steps=1800, singles=0.5),
-    Stage(steps=3600, fall_steps=3600, singles=0.15, layers=8, rate=0.45),
+    Stage(steps=2400, fall_steps=2400, singles=0.15, layers=8, rate=0.4),
+    Stage(steps=900, fall_steps=900, singles=0.45, layers=8, rate=0.15),
 )
 
 
@@ -171,6 +172,19 @@ def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
         if (step + 1) % every == 0 or step + 1 == stage.steps:
             export.write(out, shape, dict(model.named_parameters()), tokenizer)
             torch.save(model.state_dict(), out.with_suffix(".pt"))
+    torch.save(model.state_dict(), _after(out, number))
+
+
+def finish(out: Path, tokenizer: Tokenizer) -> None:
+    """Write the mean of the weights after the last two stages: better than either of them."""
+    one, other = (torch.load(_after(out, n)) for n in (len(STAGES) - 2, len(STAGES) - 1))
+    mean = {name: (value + other[name]) / 2 for name, value in one.items()}
+    shape = Shape(vocab=tokenizer.get_vocab_size(), layers=STAGES[-1].layers)
+    export.write(out, shape, mean, tokenizer)
+
+
+def _after(out: Path, number: int) -> Path:
+    return out.with_suffix(f".{number + 1}.pt")
 
 
 def main() -> None:
@@ -185,6 +199,7 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     for number in range(args.from_stage - 1, len(STAGES)):
         train(args.out, tokenizer, number, args.every)
+    finish(args.out, tokenizer)
 
 
 if __name__ == "__main__":

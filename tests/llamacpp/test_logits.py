@@ -98,7 +98,7 @@ async def disturb(engine: LlamaCppEngine, task: asyncio.Future[list[Finish]]) ->
         await asyncio.sleep(0)
         if engine.stats().progress >= last + 3:
             last = engine.stats().progress
-            engine._runner.interrupt()
+            engine._runner._interrupt.set()  # also of models that `interrupt` spares
     assert n_interrupted > 0
     return task.result()
 

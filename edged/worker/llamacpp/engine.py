@@ -230,7 +230,7 @@ class LlamaCppEngine:
         self._gone.add(request_id)
         in_step = self._thread.in_step
         self._gone &= in_step  # later steps cannot contain it
-        if in_step and in_step <= self._gone and not self._thread.costly_to_interrupt:
+        if in_step and in_step <= self._gone:
             self._runner.interrupt()  # nobody wants this step any more
 
     def stats(self) -> Stats:

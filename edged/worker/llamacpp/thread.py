@@ -110,13 +110,6 @@ class EngineThread:
         """Nothing is open and nothing to be done."""
         return self._commands.empty() and self.scheduler.idle and not self._generations
 
-    @property
-    def costly_to_interrupt(self) -> bool:
-        """A broken step would lose what others have in memory (see `Scheduler.interrupted`)."""
-        scheduler = self.scheduler
-        others = len(scheduler.running) + len(scheduler.pool.residents) > len(self.in_step)
-        return others and not scheduler.pool.cuttable
-
     # ── the thread ──
 
     def run(self) -> None:

@@ -183,7 +183,6 @@ class Driver:
             assert not self.context.slots.get(resident.slot)
             assert self.context.used + len(snapshot.state) <= self.context.cells
             self.context.slots[resident.slot] = [replace(cell) for cell in snapshot.state]
-            resident.adapters = snapshot.state[0].adapters
             self.restored.add(resident)
         return resident
 
