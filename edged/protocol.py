@@ -42,9 +42,9 @@ Pooling = Literal["mean", "cls", "last", "rank"]
 class PrefixCache(Struct, frozen=True):
     """Where prefixes survive the worker, and how many bytes of them."""
 
-    folder: str  # of all models
     bytes: int  # of this model; 0: nothing is saved, and what was is removed
     total: int  # of all models
+    folder: str = ""  # of all models; "": below the cache folder of whoever runs the worker
 
 
 class LlamaCppLaunch(Struct, frozen=True):

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "edged.daemon.watch": GROUND,
     "edged.daemon.listeners": GROUND | {"edged.config"},
     # the child
-    "edged.worker": GROUND,
+    "edged.worker": GROUND | {"edged.store.folders"},
 }
 
 # Native code and heavy libraries: where each may be imported, and nowhere else.

@@ -21,7 +21,6 @@ from edged.plan import kind as kinds
 from edged.plan.adapters import AdapterChoice, AdapterPlan
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
 from edged.protocol import AdapterFile, Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
-from edged.store import folders
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.projector import Medium, read_projector
 from edged.store.source import resolve
@@ -312,7 +311,6 @@ class Choice:
 
     def _prefix_cache(self, options: LlamaCppOptions) -> PrefixCache:
         return PrefixCache(
-            folder=str(folders.cache() / "prefixes"),
             bytes=min(options.prefix_cache_bytes, self._prefixes_bytes),
             total=self._prefixes_bytes,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from edged.protocol import Messages
 from tests.bench.conversations import CONVERSATIONS, Conversation
@@ -51,7 +52,11 @@ def _theirs(peer: httpx.Client, conversation: Conversation, **more: Any) -> Choi
 async def test_tokens_are_llama_servers(peer: httpx.Client) -> None:
     """Neither side takes a prefix from an earlier one, so that both compute the same batches."""
     n_equal = n_tokens = 0
-    async with running(launch(context=CONTEXT, parallel=1, batch=BATCH)) as engine:
+    launched = launch(context=CONTEXT, parallel=1, batch=BATCH)
+    assert launched.llamacpp is not None
+    # Guesses make batches of another shape, which Q8_0 rounds by up to 0.4 of a logit.
+    plain = replace(launched, llamacpp=replace(launched.llamacpp, speculation=False))
+    async with running(plain) as engine:
         for i, conversation in enumerate(CONVERSATIONS):
             prompt = Messages(
                 conversation.messages,
@@ -62,7 +67,10 @@ async def test_tokens_are_llama_servers(peer: httpx.Client) -> None:
                 engine, [prompt], together=False, max_tokens=TOKENS, group=str(i)
             )
             theirs = _theirs(peer, conversation, cache_prompt=False)
-            n_equal += mine.same_as(theirs)
+            if conversation.tools:  # calls follow each side's own grammar, which may differ
+                n_equal += [t for t, _ in mine] == [t for t, _ in theirs]
+            else:
+                n_equal += mine.same_as(theirs)
             n_tokens += len(theirs)
     assert n_tokens > 20 * len(CONVERSATIONS)
     assert n_equal >= math.ceil(0.9 * len(CONVERSATIONS)), "ties are rare in a trained model"

@@ -39,7 +39,7 @@ SYSTEM = "You are the guide of a small box. Answer in one sentence, and name the
 def cached(launched: Launch, folder: Path, n_bytes: int = 1 << 30) -> Launch:
     """Return the launch with a cache in `folder`."""
     assert launched.llamacpp is not None
-    cache = PrefixCache(str(folder), bytes=n_bytes, total=n_bytes)
+    cache = PrefixCache(n_bytes, n_bytes, str(folder))
     return replace(launched, llamacpp=replace(launched.llamacpp, prefix_cache=cache))
 
 

@@ -15,6 +15,8 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from edged import protocol
 from edged.errors import EdgedError, InvalidRequest, ShuttingDown, WrongModelKind
 from edged.log import get_logger
@@ -32,6 +34,7 @@ from edged.protocol import (
     Rerank,
     Stats,
 )
+from edged.store import folders
 from edged.worker import output
 from edged.worker.engine import BadModelError
 from edged.worker.llamacpp.adapters import Adapters, Lent
@@ -311,6 +314,8 @@ def _saved_prefixes(launch: Launch, runner: Runner) -> SavedPrefixes | None:
     cache = settings.prefix_cache
     if cache is None:
         return None
+    if not cache.folder:
+        cache = replace(cache, folder=str(folders.cache() / "prefixes"))
     if not cache.bytes:
         forget_all(cache, launch.model)
         return None

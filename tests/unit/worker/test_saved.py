@@ -62,7 +62,7 @@ class Shelf:
         cuttable: bool = True,
     ) -> SavedPrefixes:
         return SavedPrefixes(
-            PrefixCache(str(self.folder), budget, total), model, key, cuttable=cuttable
+            PrefixCache(budget, total, str(self.folder)), model, key, cuttable=cuttable
         )
 
     def files(self) -> list[Path]:
@@ -313,7 +313,7 @@ def test_smaller_budget_holds_from_the_next_load(shelf: Shelf) -> None:
         assert put(saved, computed([i]), b"." * 1000)
     assert len(shelf.open(budget=2500)) == 2
     assert len(shelf.open(total=1500)) == 1
-    forget_all(PrefixCache(str(shelf.folder), 0, 0), "m")
+    forget_all(PrefixCache(0, 0, str(shelf.folder)), "m")
     assert shelf.files() == []
 
 

@@ -64,7 +64,7 @@ class FakeRunner:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> SavedPrefixes:
-    return SavedPrefixes(PrefixCache(str(tmp_path), 1 << 40, 1 << 40), "m", "k", cuttable=True)
+    return SavedPrefixes(PrefixCache(1 << 40, 1 << 40, str(tmp_path)), "m", "k", cuttable=True)
 
 
 def pool_of(runner: FakeRunner, *residents: tuple[Sequence, int]) -> Pool:

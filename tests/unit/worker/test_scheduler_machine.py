@@ -279,12 +279,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not driver.scheduler.pool.operations
 
 
+@pytest.mark.timeout(600)  # five seconds of a processor, however busy it is
 def test_scheduler_keeps_its_books_whatever_happens() -> None:
     HAPPENED.clear()
     run_state_machine_as_test(
         SchedulerMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=150,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
