@@ -160,9 +160,11 @@ async def ask(engine: LlamaCppEngine, prompt: Prompt | str, **more: Any) -> Answ
     return answer
 
 
-# Other company in a batch and other borders of prefill chunks change logits by rounding. Where the
-# two likeliest tokens are closer than this, in logits, either one is a right answer.
-NEAR_TIE = 0.05
+# Other company in a batch and other borders of prefill chunks change logits by rounding: by up to
+# 0.37 on edge-guide, whose Q8_0 rounds activations to eight bits. Where the two likeliest tokens
+# are closer than that, in logits, either one is a right answer. In float32 there is no such doubt:
+# `test_logits.py` asks for the very same text there, and for every logit.
+NEAR_TIE = 0.4
 
 
 class Choices(list[tuple[int, float]]):

@@ -86,16 +86,6 @@ async def test_same_seed_same_text(engine: LlamaCppEngine) -> None:
     assert texts[0] == texts[1] != other.content
 
 
-async def test_preempted_sequences_give_the_same_text() -> None:
-    async with running(launch(parallel=4)) as roomy:
-        expected = await choices(roomy, QUESTIONS, together=False, max_tokens=60, sampling=GREEDY)
-    async with running(launch(parallel=4, context=128, pool=160)) as tight:
-        found = await choices(tight, QUESTIONS, together=True, max_tokens=60, sampling=GREEDY)
-        stats = tight.stats()
-    assert_same(found, expected)
-    assert stats.preemptions > 0
-
-
 NO_END = Sampling(temperature=0.0, ignore_eos=True)
 
 

@@ -7,18 +7,29 @@ Tolerances are in logits, whose spread is about 2.4 in all these models. Measure
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from edged.protocol import Finish, Generate, Launch, Prompt, Sampling, Stats, Tokens
 from edged.worker.llamacpp.engine import LlamaCppEngine
 from edged.worker.llamacpp.step import Batch
 from tests.llamacpp.logits import Heard, listening, plain, precise
-from tests.llamacpp.support import chat, launch, needs_llama_cpp, request, running
+from tests.llamacpp.support import (
+    EDGE_GUIDE,
+    chat,
+    launch,
+    needs_llama_cpp,
+    request,
+    running,
+)
+from tests.llamacpp.test_saved import cached, saving
+from tests.llamacpp.test_speculation import guessing
 from tests.models import UnavailableError, float_guide, tiny
 from tests.models.tiny import WRITING, Trait
 
@@ -31,6 +42,8 @@ TOLERANCE_OF: dict[Trait, float] = {"swa": 0.03}
 # tenths. Measured between batches above and below 64 tokens: 0.37.
 TOLERANCE_Q8 = 0.8
 SHAREABLE = {"plain", "untied", "qwen2", "moe", "mla", "mrope"}
+
+Opened = Callable[[Launch], AbstractAsyncContextManager[LlamaCppEngine]]
 
 NO_END = Sampling(temperature=0.0, ignore_eos=True)
 PROMPT = [5 + (i * 37) % 200 for i in range(90)]  # longer than the tiny models' window
@@ -65,14 +78,15 @@ async def hear(
     *,
     together: bool,
     disturbed: bool = False,
+    opened: Opened = running,
     **more: Any,
 ) -> tuple[list[Heard], list[Finish], Stats]:
     """Ask a fresh engine for all answers, at once or one after the other.
 
     `disturbed`: every few steps one is broken off somewhere in its middle.
     """
-    asked = [request(prompt, sampling=NO_END, **more) for prompt in prompts]
-    async with running(launched) as engine:
+    asked = [request(prompt, **({"sampling": NO_END} | more)) for prompt in prompts]
+    async with opened(launched) as engine:
         with listening(engine) as heard:
             if not together:
                 ends = [await run(engine, one) for one in asked]
@@ -175,6 +189,69 @@ async def test_shared_prefix_gives_the_text_of_the_plain_run() -> None:
     found, ends, _ = await hear(launched, prompts, together=True, max_tokens=40)
     assert sum(end.usage.cached_tokens > 50 for end in ends) == len(prompts) - 1
     assert found[0].chosen == alone[0].chosen
+    assert_llama_cpps(found, launched, TOLERANCE)
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
+async def test_guessed_tokens_give_the_text_of_the_plain_run(*, together: bool) -> None:
+    path = built(None)
+    prompts = [chat(question) for question in QUESTIONS]
+    launched = precise(launch(path, context=128))
+    assert launched.llamacpp is not None
+    alone, _, stats = await hear(
+        replace(launched, llamacpp=replace(launched.llamacpp, speculation=False)),
+        prompts,
+        together=False,
+        max_tokens=60,
+    )
+    assert stats.guessed_tokens == 0
+    # The same model in eight bits guesses, right for the most part.
+    guessed = replace(launched, llamacpp=replace(launched.llamacpp, draft=str(EDGE_GUIDE)))
+    found, _, stats = await hear(
+        guessed, prompts, together=together, opened=guessing, max_tokens=60
+    )
+    assert 0 < stats.guessed_right < stats.guessed_tokens
+    assert [one.chosen for one in found] == [one.chosen for one in alone]
+    assert_llama_cpps(found, launched, TOLERANCE)
+
+
+async def test_restored_prefix_gives_the_text_of_the_plain_run(tmp_path: Path) -> None:
+    path = built(None)
+    turns = ("What is edged? " * 30, "A daemon.", "How do I add a model?")
+    launched = precise(launch(path, context=256))
+    more: dict[str, Any] = {"together": False, "max_tokens": 60}
+    alone, _, _ = await hear(launched, [chat(*turns)], **more)
+    saved = cached(launched, tmp_path)
+    await hear(saved, [chat(*turns[:1]), chat(*turns)], opened=saving, **more)
+    found, ends, stats = await hear(saved, [chat(*turns)], opened=saving, **more)
+    assert stats.restored_tokens >= ends[0].usage.cached_tokens > 100
+    assert found[0].chosen == alone[0].chosen
+    assert_llama_cpps(alone + found, launched, TOLERANCE)
+
+
+async def test_several_answers_share_their_prompt_and_nothing_else() -> None:
+    """As `n` asks for them: each is the one that its seed gives alone."""
+    path, n = built(None), 5
+    launched = precise(launch(path, context=256))
+    dice = [Sampling(temperature=4.0, seed=seed) for seed in range(n)]
+    prompt = chat("What is edged? " * 6)
+    alone = []
+    for each in dice:
+        (one,), _, _ = await hear(launched, [prompt], together=False, sampling=each, max_tokens=30)
+        alone.append(one)
+    asked = [request(prompt, sampling=each, max_tokens=30) for each in dice]
+    async with running(launched) as engine:
+        with listening(engine) as heard:
+            ends = await asyncio.gather(*(run(engine, one) for one in asked))
+        stats = engine.stats()
+    found = [heard[one.id] for one in asked]
+    n_prompt = len(alone[0].prompt)
+    assert {end.usage.prompt_tokens for end in ends} == {n_prompt}
+    assert sorted(end.usage.cached_tokens for end in ends) == [0] + [n_prompt - 1] * (n - 1)
+    assert stats.prompt_tokens == n_prompt + n - 1, "computed once, and one token for each other"
+    assert [end.usage.completion_tokens for end in ends] == [len(one.chosen) for one in found]
+    assert [one.chosen for one in found] == [one.chosen for one in alone]
+    assert len({tuple(one.chosen) for one in found}) == n
     assert_llama_cpps(found, launched, TOLERANCE)
 
 

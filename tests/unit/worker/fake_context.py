@@ -111,11 +111,15 @@ class FakeContext:
                 behind = following + 1 - self.window
                 self.lost[slot] = max(self.lost.get(slot, 0), behind)
 
-    def break_off(self) -> None:
-        """Leave a decode in the middle."""
-        if not self.cuttable:  # all states are moved about, so any may be half somewhere else
-            for held in self.slots.values():
-                held[:] = [replace(cell, token=-1) for cell in held]
+    def break_off(self, batch: Batch) -> None:
+        """Leave a decode in the middle: some of what it wrote remains, and is not right."""
+        n_before = {slot: len(held) for slot, held in self.slots.items()}
+        assert self.decode(batch), "the books promised room"
+        for slot, held in self.slots.items():
+            # All states are moved about, so any may be half somewhere else; cells are not.
+            n = n_before.get(slot, 0) if self.cuttable else 0
+            spoiled = [replace(cell, token=-1) for cell in held[n:]]
+            held[n:] = spoiled[: len(spoiled) // (1 + slot % 2)] if self.cuttable else spoiled
 
     @staticmethod
     def _positions(batch: Batch, chunk: Chunk) -> list[int]:
@@ -227,7 +231,7 @@ class Driver:
         if outcome != "done":
             self.n_passed_over = 0  # it may have to come again
         if outcome == "interrupted":
-            self.context.break_off()
+            self.context.break_off(batch)
             self.scheduler.watch(lambda slot: self.context.lost.get(slot, 0))
             self.scheduler.interrupted(batch)
             return batch
