@@ -98,7 +98,7 @@ async def hear(
 
 
 async def disturb(engine: LlamaCppEngine, task: asyncio.Future[list[Finish]]) -> list[Finish]:
-    """Interrupt steps until the task is done, never two without one between that is not."""
+    """Interrupt every third step or so, forty in all: some models begin anew after each."""
     n_interrupted = last = 0
     interrupted = engine._thread.scheduler.interrupted
 
@@ -110,7 +110,7 @@ async def disturb(engine: LlamaCppEngine, task: asyncio.Future[list[Finish]]) ->
     engine._thread.scheduler.interrupted = count  # type: ignore[method-assign]
     while not task.done():
         await asyncio.sleep(0)
-        if engine.stats().progress >= last + 3:
+        if n_interrupted < 40 and engine.stats().progress >= last + 3:
             last = engine.stats().progress
             engine._runner._interrupt.set()  # also of models that `interrupt` spares
     assert n_interrupted > 0
