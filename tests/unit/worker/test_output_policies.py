@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
@@ -487,20 +488,23 @@ def test_time_grows_with_the_text_and_not_faster(text: str) -> None:
     """Byte by byte and whole: eight times the text may not take much more than eight times."""
 
     def seconds(part: str, step: int) -> float:
-        best = 9e9
-        for _ in range(2):
-            output = Output(form=HERMES, tools=TOOLS, stop=["STOP"])
-            data = part.encode()
-            start = time.process_time()
-            for at in range(0, len(data), step):
-                output.feed(data[at : at + step])
-            output.finish()
-            best = min(best, time.process_time() - start)
-        return best
+        output = Output(form=HERMES, tools=TOOLS, stop=["STOP"])
+        data = part.encode()
+        start = time.process_time()
+        for at in range(0, len(data), step):
+            output.feed(data[at : at + step])
+        output.finish()
+        return time.process_time() - start
 
-    for step in (3, len(text)):
-        small = seconds(text[: len(text) // 8], step)
-        assert seconds(text, step) < 30 * small + 0.05
+    gc.disable()  # what earlier tests left would be walked through on this one's time
+    try:
+        for step in (3, len(text)):
+            # The clock of a shared machine runs on while a neighbour has the core: the best counts.
+            small = min(seconds(text[: len(text) // 8], step) for _ in range(5))
+            limit = 30 * small + 0.05
+            assert any(seconds(text, step) < limit for _ in range(10)), limit
+    finally:
+        gc.enable()
 
 
 def test_choice_of_none_reads_no_calls() -> None:
