@@ -163,6 +163,7 @@ class LlamaCppEngine:
         self, request: Generate, lent: Lent | None = None
     ) -> AsyncGenerator[Event, None]:
         arrived = time.monotonic()
+        self._thread.coming.add(request.id)
         try:
             if self._closing:
                 raise ShuttingDown("the model is being stopped; try again")
@@ -176,8 +177,12 @@ class LlamaCppEngine:
                 assert self._encoder is not None
                 prepared = await self._encoder.encoded(prepared, lambda: self._closing)
         except EdgedError as error:
+            self._thread.coming.discard(request.id)
             yield Failed(request.id, error.code, error.message, error.param)
             return
+        except BaseException:  # the client went while its prompt was being read
+            self._thread.coming.discard(request.id)
+            raise
         generation = Generation(
             request.id,
             prepared,
@@ -196,6 +201,7 @@ class LlamaCppEngine:
             if self._closing:
                 raise ShuttingDown("the model is being stopped; try again")
             self._thread.add(generation)
+            self._thread.coming.discard(request.id)
             while not over:
                 event = await events.get()
                 over = isinstance(event, Finish | Failed)
@@ -204,6 +210,7 @@ class LlamaCppEngine:
             over = True
             yield Failed(request.id, error.code, error.message, error.param)
         finally:
+            self._thread.coming.discard(request.id)
             del self._open[request.id]
             if not over:
                 self._abort(request.id)

@@ -7,11 +7,13 @@ events of a step leave in one piece, while the next one is computed.
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 from edged.errors import EdgedError, InternalError, InvalidRequest
 from edged.log import get_logger
@@ -37,6 +39,10 @@ _NO_CHOICE = (
     "the model computed no token to choose from (logits that are not numbers, or every token "
     "banned); if other prompts fail as well, its file is damaged or its `kv_type` too coarse"
 )
+# Requests that come together share their first steps: an idle thread waits so long for those that
+# are being read. The last of eight short prompts had its first token after 1.5 s instead of 0.9 s
+# where the first two set out alone, and all of them had to be computed in pieces beside those.
+_GATHER_S = 0.01
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class EngineThread:
         self.scheduler = scheduler
         self.counts = Counts()
         self.balance = Balance(*runner.threads)
+        self.coming: set[int] = set()  # requests whose prompts are being read; the loop's
         self.in_step: frozenset[int] = frozenset()  # requests in the running decode
         self._post_events = post
         self._commands: queue.SimpleQueue[Generation | State | Callable[[], None] | int | None] = (
@@ -144,10 +151,14 @@ class EngineThread:
 
     def _take_commands(self) -> bool:
         """Take all commands, waiting for one if there is nothing else to do; False to stop."""
-        commands = self._commands
+        gather_by_s = math.inf if self.scheduler.idle else 0.0
         while True:
             try:
-                command = commands.get(block=self.scheduler.idle)
+                if self.scheduler.idle:
+                    command = self._commands.get()
+                else:
+                    gather_by_s = min(gather_by_s, time.monotonic() + _GATHER_S)
+                    command = self._await_command(gather_by_s)
             except queue.Empty:
                 return True
             if command is None:
@@ -162,6 +173,16 @@ class EngineThread:
                 command()
             elif (generation := self._by_id.get(command)) is not None:
                 self._remove(generation)
+
+    def _await_command(self, until_s: float) -> Any:
+        """Return the next command; raises queue.Empty when none is to be waited for."""
+        try:
+            return self._commands.get_nowait()
+        except queue.Empty:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or not self.coming:
+                raise
+        return self._commands.get(timeout=left_s)
 
     def _restore(self, state: State) -> None:
         assert self.restoring is not None
