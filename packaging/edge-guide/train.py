@@ -53,6 +53,7 @@ STAGES = (
     Stage(steps=2500, fall_steps=1800, singles=0.5),
     Stage(steps=2400, fall_steps=2400, singles=0.15, layers=8, rate=0.4),
     Stage(steps=900, fall_steps=900, singles=0.45, layers=8, rate=0.15),
+    Stage(steps=2600, fall_steps=2600, singles=0.3, layers=8, rate=0.4),
 )
 
 

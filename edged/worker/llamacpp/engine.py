@@ -163,26 +163,11 @@ class LlamaCppEngine:
         self, request: Generate, lent: Lent | None = None
     ) -> AsyncGenerator[Event, None]:
         arrived = time.monotonic()
-        self._thread.coming.add(request.id)
         try:
-            if self._closing:
-                raise ShuttingDown("the model is being stopped; try again")
-            prepared = await self._loop.run_in_executor(
-                self._preparers, self._preparer.prepare, request
-            )
-            if lent is not None:
-                lent.dress(prepared.sequence)
-            guide = await self._compile(prepared)
-            if prepared.pieces:
-                assert self._encoder is not None
-                prepared = await self._encoder.encoded(prepared, lambda: self._closing)
+            prepared, guide = await self._prepare(request, lent)
         except EdgedError as error:
-            self._thread.coming.discard(request.id)
             yield Failed(request.id, error.code, error.message, error.param)
             return
-        except BaseException:  # the client went while its prompt was being read
-            self._thread.coming.discard(request.id)
-            raise
         generation = Generation(
             request.id,
             prepared,
@@ -198,8 +183,7 @@ class LlamaCppEngine:
             yield protocol.Started(request.id, generation.sequence.n_prompt)
             if prepared.echo:
                 yield protocol.Delta(request.id, prepared.echo, n_tokens=0)
-            if self._closing:
-                raise ShuttingDown("the model is being stopped; try again")
+            self._refuse_if_closing()
             self._thread.add(generation)
             self._thread.coming.discard(request.id)
             while not over:
@@ -215,10 +199,32 @@ class LlamaCppEngine:
             if not over:
                 self._abort(request.id)
 
+    async def _prepare(self, request: Generate, lent: Lent | None) -> tuple[Prepared, Guide | None]:
+        """Read the prompt; the thread is told that a request is coming, and `_generate` adds it."""
+        self._refuse_if_closing()
+        self._thread.coming.add(request.id)
+        try:
+            prepared = await self._loop.run_in_executor(
+                self._preparers, self._preparer.prepare, request
+            )
+            if lent is not None:
+                lent.dress(prepared.sequence)
+            guide = await self._compile(prepared)
+            if prepared.pieces:
+                assert self._encoder is not None
+                prepared = await self._encoder.encoded(prepared, lambda: self._closing)
+        except BaseException:  # refused, or the client is gone
+            self._thread.coming.discard(request.id)
+            raise
+        return prepared, guide
+
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise ShuttingDown("the model is being stopped; try again")
+
     async def _compile(self, prepared: Prepared) -> Guide | None:
         """Return the grammar of the whole answer; have those ready that it may come to."""
-        if self._closing:  # no thread compiles any more
-            raise ShuttingDown("the model is being stopped; try again")
+        self._refuse_if_closing()  # no thread compiles any more
         if prepared.grammar is not None:
             return await self._grammars.guide(*prepared.grammar)
         for needed in prepared.likely:
