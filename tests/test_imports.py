@@ -27,12 +27,14 @@ MAY_IMPORT = {
     "edged.store.folders": set(),
     "edged.store.responses": GROUND,
     "edged.plan": FACTS | {"edged.store"},
+    "edged.pull": FACTS | {"edged.plan", "edged.store"},
     "edged.supervisor": FACTS | {"edged.plan"},
     "edged.metrics": FACTS,
     "edged.api": FACTS | {"edged.plan", "edged.metrics", "edged.store.responses"},
     "edged.daemon": FACTS
-    | {"edged.plan", "edged.store", "edged.supervisor", "edged.metrics", "edged.api"},
-    "edged.cli": FACTS | {"edged.plan", "edged.api", "edged.daemon"},
+    | {"edged.plan", "edged.pull", "edged.store", "edged.supervisor", "edged.metrics"}
+    | {"edged.api"},
+    "edged.cli": FACTS | {"edged.plan", "edged.pull", "edged.store", "edged.api", "edged.daemon"},
     "edged.__main__": {"edged.cli"},
     # how `edged bench` counts, says and draws
     "edged.cli.bench.answer": set(),

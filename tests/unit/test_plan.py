@@ -290,7 +290,6 @@ def test_absent_llamacpp_says_how_to_install_it(folder: Path) -> None:
         ({"gguf": Source("file", "rank.gguf")}, "no classifier head"),
         ({"gguf": Source("file", "embed.gguf"), "kind": "chat"}, "an embeddings model: remove"),
         ({"llamacpp": LlamaCppOptions(pooling="cls")}, 'remove it, or set kind = "embeddings"'),
-        ({"gguf": Source("hf", "a/b:Q4_K_M")}, "comes with `edged pull`"),
         ({"require": "gpu"}, 'require = "gpu"'),
         ({"sampling": Sampling(logit_bias={4: 1.0})}, "token 4, and the vocabulary has 4 tokens"),
     ],
