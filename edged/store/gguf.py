@@ -33,6 +33,7 @@ _KEPT_NUMBERS_IN_ALL = 1 << 16
 _MAX_DIMENSIONS = 4
 _MAX_LAYERS = 1 << 12
 _MAX_TENSOR_BYTES = 1 << 50
+_LONGEST_TEXT_BYTES = 1 << 24
 
 _STRING, _ARRAY = 8, 9
 
@@ -219,6 +220,22 @@ def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeade
         return _parse(Reader(file, size), None)
 
 
+def read_text(path: Path, key: str) -> str | None:
+    """Return one string of the metadata, however long; raises as `read_header` does."""
+    with path.open("rb", buffering=0) as file:
+        reader = Reader(file, path.stat().st_size)
+        _, n_keys = _counts(reader)
+        for _ in range(n_keys):
+            name = reader.name("a metadata key")
+            kind = reader.number("I")
+            if name == key and kind == _STRING:
+                return reader.take(
+                    reader.count("Q", _LONGEST_TEXT_BYTES, f"bytes in {key}")
+                ).decode(errors="replace")
+            _value(reader, name, kind, {}, {})
+    return None
+
+
 class TensorInfo(NamedTuple):
     """Of one tensor: its dimensions, the innermost first, and its type's name."""
 
@@ -241,7 +258,8 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
 # ── the walk through the file ──
 
 
-def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
+def _counts(reader: Reader) -> tuple[tuple[int, int], int]:
+    """Read the beginning; return version and number of tensors, and number of metadata entries."""
     magic = reader.take(4) if reader.left >= 4 else b""  # noqa: PLR2004 - its length
     if magic != b"GGUF":
         raise GgufError(f"is not a GGUF file: {_first_bytes(magic)}")
@@ -252,10 +270,16 @@ def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
         raise GgufError(f"is a GGUF file of version {version}; 2 and 3 can be read")
     n_tensors = reader.count("Q", _MAX_TENSORS, "tensors")
     n_keys = reader.count("Q", _MAX_KEYS, "metadata entries")
+    return (version, n_tensors), n_keys
+
+
+def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
+    (version, n_tensors), n_keys = _counts(reader)
     metadata: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for _ in range(n_keys):
-        _metadata_entry(reader, metadata, lengths)
+        key = reader.name("a metadata key")
+        _value(reader, key, reader.number("I"), metadata, lengths)
     table = _TensorTable(tensors)
     for _ in range(n_tensors):
         table.add(reader)
@@ -280,9 +304,10 @@ def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
     )
 
 
-def _metadata_entry(reader: Reader, metadata: dict[str, Any], lengths: dict[str, int]) -> None:
-    key = reader.name("a metadata key")
-    kind = reader.number("I")
+def _value(
+    reader: Reader, key: str, kind: int, metadata: dict[str, Any], lengths: dict[str, int]
+) -> None:
+    """Read one entry's value into `metadata` if it is small, and its length into `lengths`."""
     if kind == _STRING:
         lengths[key] = length = reader.number("Q")
         if length <= _KEPT_STRING_BYTES:
