@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, gc, models, pull, serve, show
+from edged.cli import ask, bench, check, gc, making, models, moving, pull, serve, show
 
 app = typer.Typer(
     name="edged",
@@ -31,6 +31,10 @@ app.command("status")(show.status)
 app.add_typer(models.app, name="models")
 app.command("pull")(pull.pull)
 app.command("gc")(gc.collect)
+app.command("quantize")(making.quantize)
+app.command("convert")(making.convert)
+app.command("export")(moving.export)
+app.command("import")(moving.import_)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
 app.command("version")(show.version)

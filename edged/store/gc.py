@@ -45,6 +45,8 @@ def garbage(store: Path, sources: set[str]) -> Garbage:
     kept = [entry for entry in known.sources if entry.source in sources]
     gone = [entry for entry in known.sources if entry.source not in sources]
     keep = {store / file.path for entry in kept for file in entry.files}
+    # a file that edged made lies in the store and is named like any other of the owner's
+    keep |= {Path(source.removeprefix("file:")) for source in sources if source.startswith("file:")}
     homes = {_home(source) for source in sources}
     files = []
     for path in sorted(store.rglob("*")):
