@@ -31,12 +31,12 @@ def bring(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            found = verify.digest(target, tell)
-            if sha256 is None or found == sha256:
-                return found
+            there = verify.digest(target, tell)
+            if sha256 is None or there == sha256:
+                return there
             target.unlink()
-        if link and (found := _linked(source, target, sha256, tell)) is not None:
-            return found
+        if link and (linked := _linked(source, target, sha256, tell)) is not None:
+            return linked
         return _copied(source, target, sha256, tell)
     except FileNotFoundError as error:
         raise StoreError(f"{error.filename or source} is missing") from None
