@@ -115,7 +115,8 @@ class Daemon:
         self._started = time.monotonic()
         self._notifier = Notifier()
         self._reload_wanted = asyncio.Event()
-        self._fetching = Fetching(path, self._reload_wanted.set)
+        self._files_came = False  # the wished reload is for them, nobody saved the file
+        self._fetching = Fetching(path, self._follow_files)
         self._stop = asyncio.Event()
         self._announced = False  # READY was sent; written by `_announce`
         self._exit_code = 0
@@ -329,7 +330,11 @@ class Daemon:
             await asyncio.sleep(_LOCK_S)
             if (now := self._lock_seen()) != seen:
                 seen = now
-                self._reload_wanted.set()
+                self._follow_files()
+
+    def _follow_files(self) -> None:
+        self._files_came = True
+        self._reload_wanted.set()
 
     def _lock_seen(self) -> watch.Fingerprint:
         store = folders.models(self.plan.config.store.folder, str(self._path))
@@ -350,6 +355,7 @@ class Daemon:
     async def _reload(self) -> str | None:
         """Bring the file into force as a whole, or nothing of it; return what is wrong with it."""
         began = time.monotonic()
+        files_came, self._files_came = self._files_came, False
         try:
             # In a thread: a slow disk or driver must not hold up the streams.
             new = await asyncio.wait_for(asyncio.to_thread(_plan, self._path), _READ_S)
@@ -372,7 +378,8 @@ class Daemon:
         self._generation += 1
         self._applied_at = time.time()
         await self._supervisor.apply(new, change)
-        self._fetching.follow(new, afresh=new.config != old.config)
+        # whoever saves the file or sends SIGHUP has perhaps mended what kept files from coming
+        self._fetching.follow(new, afresh=not files_came or new.config != old.config)
         if change.server:
             self._warn_if_open()
         log.info(

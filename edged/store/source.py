@@ -79,8 +79,14 @@ def is_whole(entry: Locked, store: Path) -> bool:
 
 
 def projector_beside(source: Source, store: Path) -> Path | None:
-    """Return the projector that was fetched beside a model."""
-    entry = lock.read(store).find(source)
+    """Return the projector that was fetched beside a model.
+
+    None where the lock cannot be read: that is the trouble of sources that need it.
+    """
+    try:
+        entry = lock.read(store).find(source)
+    except StoreError:
+        return None
     found = entry.of_role("mmproj") if entry else []
     return store / found[0].path if found else None
 

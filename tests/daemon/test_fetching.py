@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -165,3 +166,12 @@ async def test_missing_adapter_comes_later_than_its_model(box: Appliance) -> Non
     fetch = await until_fetch(box, is_hopeless=True)
     assert "no repository Org/None" in fetch["error"]
     assert await box.ask("far", "echo one")
+
+
+async def test_hopeless_fetch_is_tried_again_when_told_to_reload(hub: Hub, box: Appliance) -> None:
+    files = hub.repositories.pop(REPOSITORY)
+    box.save(with_fetched(box))
+    await box.until_model("far", state="failed")
+    hub.repositories[REPOSITORY] = files
+    box.process.send_signal(signal.SIGHUP)
+    await box.until_model("far", state="stopped")

@@ -417,6 +417,16 @@ def test_damaged_lock_says_what_to_do(tmp_path: Path) -> None:
         lock.read(tmp_path)
 
 
+def test_damaged_lock_is_no_trouble_of_models_that_need_none(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / lock.NAME).write_text("{")
+    (tmp_path / "own.gguf").write_bytes(weights())
+    assert plan.make(configuration(tmp_path, "file:own.gguf"), box()).models["m"].launch
+    refused = plan.make(configuration(tmp_path, "hf:Org/Model"), box()).models["m"].refusal
+    assert refused
+    assert "is damaged" in refused
+
+
 def test_a_new_revision_links_what_has_not_changed(hub: Hub, tmp_path: Path) -> None:
     hub.add(REPOSITORY, {"M-Q4_K_M.gguf": weights()})
     loaded = configuration(tmp_path, f"hf:{REPOSITORY}")
