@@ -228,6 +228,18 @@ class StoreError(EdgedError):
     code = "store_error"
 
 
+class NotFetched(StoreError):
+    """The files of a source are not on this box yet; they can be fetched."""
+
+    code = "not_fetched"
+
+
+class Unreachable(StoreError):
+    """A server cannot be reached or stumbles; later it may be better."""
+
+    code = "unreachable"
+
+
 class GgufError(StoreError):
     """A file is not a GGUF, is damaged, or holds something other than a model."""
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from edged.hardware import Hardware
 from edged.protocol import Kind, Launch, Stats
 
-State = Literal["starting", "ready", "draining", "stopped", "backoff", "failed"]
+State = Literal["fetching", "starting", "ready", "draining", "stopped", "backoff", "failed"]
 
 
 class Settings(Struct, frozen=True):
@@ -56,6 +56,21 @@ class AdapterStatus(Struct, frozen=True):
     error: str | None = None  # why it failed
 
 
+class FetchStatus(Struct, frozen=True):
+    """How far the files of a model are on their way."""
+
+    source: str
+    file: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0  # 0: not known yet
+    bytes_per_s: float | None = None
+    left_s: float | None = None  # None: cannot be told
+    note: str = ""  # what is going on beside plain fetching
+    error: str | None = None  # why the last try failed
+    is_hopeless: bool = False  # … and will again, until somebody does something
+    retry_in_s: float | None = None
+
+
 class ModelStatus(Struct, frozen=True):
     """One model of `models.toml` as it stands now."""
 
@@ -73,7 +88,7 @@ class ModelStatus(Struct, frozen=True):
     open: int  # requests with the worker
     queued: int  # requests waiting in the daemon
     restarts: int  # workers that died without being asked to
-    progress: float | None  # of a load, 0 to 1
+    progress: float | None  # of a load or a fetch, 0 to 1
     load_s: float | None
     build: str | None  # engine and version, for system_fingerprint
     stats: Stats | None
@@ -81,6 +96,7 @@ class ModelStatus(Struct, frozen=True):
     kind: Kind | None = None  # what it serves; None: an upstream, or it cannot run
     settings: Settings | None = None  # of its worker, else of the plan
     adapters: tuple[AdapterStatus, ...] = ()
+    fetch: FetchStatus | None = None  # while files are missing, its own or those of adapters
 
 
 class ConfigStatus(Struct, frozen=True):

@@ -27,14 +27,17 @@ MAY_IMPORT = {
     "edged.store.folders": set(),
     "edged.store.responses": GROUND,
     "edged.plan": FACTS | {"edged.store"},
+    "edged.pull": FACTS | {"edged.plan", "edged.store"},
     "edged.supervisor": FACTS | {"edged.plan"},
     "edged.metrics": FACTS,
     "edged.api": FACTS | {"edged.plan", "edged.metrics", "edged.store.responses"},
     "edged.daemon": FACTS
-    | {"edged.plan", "edged.store", "edged.supervisor", "edged.metrics", "edged.api"},
-    "edged.cli": FACTS | {"edged.plan", "edged.api", "edged.daemon"},
+    | {"edged.plan", "edged.pull", "edged.store", "edged.supervisor", "edged.metrics"}
+    | {"edged.api"},
+    "edged.cli": FACTS | {"edged.plan", "edged.pull", "edged.store", "edged.api", "edged.daemon"},
     "edged.__main__": {"edged.cli"},
     # how `edged bench` counts, says and draws
+    "edged.cli.models": FACTS | {"edged.plan", "edged.store", "edged.cli", "edged.worker.output"},
     "edged.cli.bench.answer": set(),
     "edged.cli.bench.chart": set(),
     "edged.cli.bench.figures": FACTS | {"edged.cli.bench.answer"},
@@ -53,6 +56,7 @@ MAY_IMPORT = {
     "edged.daemon.listeners": GROUND | {"edged.config"},
     # the child
     "edged.worker": GROUND | {"edged.store.folders"},
+    "edged.worker.output": GROUND,  # pure text; `edged models` asks it for the name of a format
 }
 
 # Native code and heavy libraries: where each may be imported, and nowhere else.

@@ -14,7 +14,7 @@ from edged import protocol
 from edged.metrics import Metrics
 from edged.plan import Plan
 from edged.protocol import Event
-from edged.status import Status
+from edged.status import FetchStatus, Status
 from edged.store.responses import Responses
 
 
@@ -43,6 +43,10 @@ class Box(Protocol):
 
         Raises EdgedError, at the first step or later.
         """
+        ...
+
+    def fetching(self, name: str) -> FetchStatus | None:
+        """Return how far the files are of a model that cannot run without them, else None."""
         ...
 
     def status(self) -> Status:

@@ -17,6 +17,7 @@ from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from edged import errors
+from edged.api import arrival
 from edged.api import error as api_error
 from edged.api.box import Box
 from edged.api.exchange import Exchange
@@ -182,6 +183,8 @@ class Answer:
 
     async def _pull(self, index: int) -> None:
         try:
+            if self._stream:
+                await arrival.wait_for_files(self._box, self._model)
             async with contextlib.aclosing(
                 self._box.generate(self._model, self._requests[index])
             ) as events:
@@ -267,9 +270,13 @@ class Answer:
         elif self._error:
             parts.append(self._reply.error(self._error))
         elif self._ping_due and not parts:
-            parts.append(_PING)
+            parts.append(self._comment())
         self._ping_due = False
         return b"".join(parts)
+
+    def _comment(self) -> bytes:
+        fetch = self._box.fetching(self._model)
+        return _PING if fetch is None else f": fetching, {arrival.said(fetch)}\n\n".encode()
 
     def _ping(self) -> None:
         """Ask for a comment line when nothing was sent for PING_S; runs as a timer of the loop.

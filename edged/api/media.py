@@ -146,6 +146,12 @@ _NEEDS = {
 
 def _check(plan: ModelPlan, parts: list[dict[str, Any]]) -> None:
     """Refuse what the model cannot take, before anything is decoded or loaded."""
+    if parts and plan.is_fetching:
+        raise errors.ModelLoading(
+            f"model {plan.model.name!r} is being fetched, and what it takes is not known before; "
+            "try again later",
+            retry_after_s=30,
+        )
     for part in parts:
         if part["type"] not in plan.media:
             many, what = _NEEDS[part["type"]]

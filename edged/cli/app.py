@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, serve, show
+from edged.cli import ask, bench, check, gc, making, models, moving, pull, serve, show
 
 app = typer.Typer(
     name="edged",
@@ -28,7 +28,13 @@ def serve_here(context: typer.Context) -> None:
 
 app.command("check")(check.check)
 app.command("status")(show.status)
-app.command("models")(show.models)
+app.add_typer(models.app, name="models")
+app.command("pull")(pull.pull)
+app.command("gc")(gc.collect)
+app.command("quantize")(making.quantize)
+app.command("convert")(making.convert)
+app.command("export")(moving.export)
+app.command("import")(moving.import_)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
 app.command("version")(show.version)

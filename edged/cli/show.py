@@ -16,8 +16,9 @@ from rich.text import Text
 from edged import __version__
 from edged.cli.client import Json, Url, connected, fetch
 
-_COLOURS = {
+COLOURS = {
     "ready": "green",
+    "fetching": "cyan",
     "starting": "yellow",
     "draining": "yellow",
     "stopped": "dim",
@@ -85,7 +86,7 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
         why = model["error"] or "; ".join([*model["reasons"], *_fewer_threads(model["stats"])])
         table.add_row(
             model["name"],
-            Text(_state(model), _COLOURS.get(model["state"], "")),
+            Text(_state(model), COLOURS.get(model["state"], "")),
             model["engine"] or "none",
             _bytes(model["memory_bytes"]),
             str(model["open"]),
@@ -97,8 +98,8 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
 
 
 def _state(model: dict[str, Any]) -> str:
-    if model["state"] == "starting" and model["progress"] is not None:
-        return f"starting {model['progress']:.0%}"
+    if model["state"] in ("starting", "fetching") and model["progress"] is not None:
+        return f"{model['state']} {model['progress']:.0%}"
     return f"{model['state']} {_duration(model['since_s'])}"
 
 
@@ -111,29 +112,6 @@ def _speed(stats: dict[str, Any] | None) -> str:
     if not stats or not stats["running"] or not stats["step_ms"]:
         return "-"
     return f"{stats['running'] * 1000 / stats['step_ms']:.0f}"
-
-
-def models(url: Url = None, json_: Json = False) -> None:
-    """List what can be asked for: models and their aliases."""
-    with connected(url) as client:
-        found = fetch(client, "/v1/models")
-    if json_:
-        print(json.dumps(found, indent=2))
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("NAME", "FOR", "STATE", "ENGINE", "CONTEXT"):
-        table.add_column(name, overflow="fold")
-    for model in found["data"]:
-        more = model["edged"]
-        alias = f" (alias of {more['alias_of']})" if more["alias_of"] else ""
-        table.add_row(
-            model["id"] + alias,
-            more["capabilities"][0],
-            Text(more["state"], _COLOURS.get(more["state"], "")),
-            more["engine"] or "none",
-            str(more["context"]),
-        )
-    Console().print(table)
 
 
 def version(json_: Json = False) -> None:

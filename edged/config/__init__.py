@@ -1,6 +1,7 @@
 """`models.toml`: what it may say (`keys`, `values`), how it is read, what it says (`structs`)."""
 
 from edged.config.reading import SYSTEM_PATH, find, load, parse
+from edged.config.sources import HubSpec, Source, hub_spec
 from edged.config.structs import (
     Adapter,
     Config,
@@ -11,9 +12,10 @@ from edged.config.structs import (
     Model,
     Problem,
     Server,
+    Store,
     Tls,
 )
-from edged.config.values import Listen, Source
+from edged.config.values import Listen, Secret
 
 __all__ = [
     "SYSTEM_PATH",
@@ -21,15 +23,19 @@ __all__ = [
     "Config",
     "ConfigProblems",
     "HardwareOverrides",
+    "HubSpec",
     "Listen",
     "LlamaCppOptions",
     "LmdeployOptions",
     "Model",
     "Problem",
+    "Secret",
     "Server",
     "Source",
+    "Store",
     "Tls",
     "find",
+    "hub_spec",
     "load",
     "parse",
 ]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from edged.config.sources import source
 from edged.config.values import (
     BadValueError,
     Reader,
@@ -13,14 +14,15 @@ from edged.config.values import (
     choice,
     duration_or_never,
     duration_or_zero,
+    folder,
     host,
     listen,
     many,
     network,
     number,
+    secret,
     size,
     size_or_zero,
-    source,
     text,
     upstream,
     whole,
@@ -132,6 +134,13 @@ SERVER: Keys = {
     "tls": {"mode": _tls_mode},
 }
 HARDWARE: Keys = {"reserve_memory": size(0, 1 << 50), "gpus": _gpus}
+STORE: Keys = {
+    "folder": folder,
+    "offline": boolean,
+    "max_rate": size(1 << 10, 1 << 40),
+    "hf_token": secret,
+    "ms_token": secret,
+}
 ADAPTER: Keys = {
     "gguf": source,
     "scale": number(-100, 100),
@@ -194,11 +203,18 @@ MODEL: Keys = {
         "cache_max_entry_count": number(0.01, 1),
     },
 }
-TOP: Keys = {"server": SERVER, "hardware": HARDWARE, "defaults": MODEL, "models": {}}
+TOP: Keys = {
+    "server": SERVER,
+    "hardware": HARDWARE,
+    "store": STORE,
+    "defaults": MODEL,
+    "models": {},
+}
 # keys without the unit that the Structs have in their names
 FIELDS = {
     "idle_unload": "idle_unload_s",
     "max_body": "max_body_bytes",
+    "max_rate": "max_rate_bytes",
     "prefix_cache": "prefix_cache_bytes",
     "prefix_cache_max": "prefix_cache_max_bytes",
     "reserve_memory": "reserve_memory_bytes",
@@ -209,7 +225,7 @@ FIELDS = {
 
 def home(key: str) -> str:
     """Return where a known key belongs, as the end of a sentence that refuses it elsewhere."""
-    for table, keys in (("server", SERVER), ("hardware", HARDWARE)):
+    for table, keys in (("server", SERVER), ("hardware", HARDWARE), ("store", STORE)):
         if key in keys:
             return f" here; it belongs into [{table}]"
     if key in MODEL:

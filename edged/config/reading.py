@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, TOP, Entries, Keys, home
+from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, STORE, TOP, Entries, Keys, home
 from edged.config.lines import key_lines
 from edged.config.structs import (
     Adapter,
@@ -21,6 +21,7 @@ from edged.config.structs import (
     Model,
     Problem,
     Server,
+    Store,
     Tls,
 )
 from edged.config.values import BadValueError, suggestion, text
@@ -119,6 +120,7 @@ class _Reading:
         self._unknown_keys((), self._top, TOP)
         server = self._table((), "server", self._top, SERVER)
         hardware = self._table((), "hardware", self._top, HARDWARE)
+        store = self._table((), "store", self._top, STORE)
         defaults = self._table((), "defaults", self._top, MODEL)
         if defaults.get("llamacpp", {}).pop("lora", None):
             message = "belongs to one model, since an adapter fits no other"
@@ -129,6 +131,7 @@ class _Reading:
             path=str(self._path.absolute()),
             server=Server(**server, tls=tls),
             hardware=HardwareOverrides(**hardware),
+            store=Store(**store),
             models=models,
         )
         self._check_reach(config.server)

@@ -23,7 +23,8 @@ from edged.config.keys import (
     Require,
     Speculation,
 )
-from edged.config.values import Listen, Source
+from edged.config.sources import Source
+from edged.config.values import Listen, Secret
 from edged.errors import ConfigError
 from edged.protocol import Sampling
 
@@ -61,6 +62,16 @@ class HardwareOverrides(Struct, frozen=True):
 
     reserve_memory_bytes: int | None = None  # None: 1 GiB, a quarter of the limit if that is less
     gpus: Literal["auto", "none"] | tuple[int, ...] = "auto"
+
+
+class Store(Struct, frozen=True):
+    """Where fetched model files are kept, and how they are fetched."""
+
+    folder: str | None = None  # None: `models` in the state folder
+    offline: bool = False
+    max_rate_bytes: int | None = None  # a second, of one process
+    hf_token: Secret | None = None
+    ms_token: Secret | None = None
 
 
 class Adapter(Struct, frozen=True):
@@ -129,6 +140,7 @@ class Config(Struct, frozen=True):
     path: str = ""
     server: Server = Server()
     hardware: HardwareOverrides = HardwareOverrides()
+    store: Store = Store()
     models: dict[str, Model] = {}
 
 

@@ -17,21 +17,20 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 Reader = Callable[[Any], Any]
-Scheme = Literal["builtin", "file", "hf", "ms", "https"]
 
 
 class BadValueError(ValueError):
     """The value cannot be taken; the message is the predicate of a sentence about its key."""
 
 
-class Source(Struct, frozen=True):
-    """Where files come from: `builtin:NAME`, `file:PATH`, `hf:ORG/REPO[:QUANT][@REV]`, …."""
+class Secret(Struct, frozen=True):
+    """Where a secret is kept: `env:NAME` or `file:/PATH`; never the secret itself."""
 
-    scheme: Scheme
-    spec: str  # what follows the colon
+    kind: Literal["env", "file"]
+    where: str
 
     def __str__(self) -> str:
-        return f"{self.scheme}:{self.spec}"
+        return f"{self.kind}:{self.where}"
 
 
 class Listen(Struct, frozen=True):
@@ -282,76 +281,24 @@ def upstream(value: Any) -> str:
     return value.rstrip("/")
 
 
-# ── sources ──
-
-_BUILTIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_HUB = re.compile(
-    r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?::[\w.-]{1,64})?(?:@[\w./-]{1,128})?",
-    re.ASCII,
-)
-_SOURCE_FORMS = (
-    '"builtin:NAME", "file:/PATH", "hf:ORG/REPO:QUANT", "ms:ORG/REPO:QUANT" or "https://…"'
-)
+# ── files ──
 
 
-def source(value: Any) -> Source:
-    """Parse the line of `gguf` or `safetensors`."""
-    if not isinstance(value, str):
-        raise BadValueError(_must_be(_SOURCE_FORMS, value))
-    scheme, colon, spec = value.partition(":")
-    if not colon or scheme not in get_args(Scheme):
-        hint = ""
-        if value.startswith(("/", "./", "../", "~")):
-            hint = f'; did you mean "file:{value}"?'
-        elif scheme == "http":
-            hint = "; plain http is not fetched"
-        elif colon:
-            hint = suggestion(scheme, get_args(Scheme))
-        elif _HUB.fullmatch(value):
-            hint = f'; did you mean "hf:{value}"?'
-        raise BadValueError(_must_be(_SOURCE_FORMS, value) + hint)
-    if not spec.isprintable() or spec != spec.strip():
-        raise BadValueError(_must_be("printable text without blanks around it", value))
-    _SPEC_CHECKS[scheme](value, spec)
-    return Source(scheme, spec)  # type: ignore[arg-type]
+def secret(value: Any) -> Secret:
+    """Read `env:NAME` or `file:/PATH`."""
+    wanted = '"env:NAME" or "file:/PATH", the place of a secret and not the secret itself'
+    kind, _, where = value.partition(":") if isinstance(value, str) else ("", "", "")
+    good = where.startswith("/") if kind == "file" else re.fullmatch(r"[A-Za-z_]\w*", where)
+    if kind not in ("env", "file") or not good or not where.isprintable():
+        raise BadValueError(f"must be {wanted}")  # what stands there may be the secret
+    return Secret(kind, where)  # type: ignore[arg-type]
 
 
-def _check_builtin(value: str, spec: str) -> None:
-    if not _BUILTIN.fullmatch(spec):
-        raise BadValueError(
-            _must_be('a name after "builtin:", such as "builtin:edge-guide"', value)
-        )
-
-
-def _check_file(value: str, spec: str) -> None:
-    if not spec or spec.startswith("~") or (spec.startswith("//") and not spec.startswith("///")):
-        wanted = 'a path after "file:", such as "file:/srv/models/my.gguf"; ~ is not expanded'
-        raise BadValueError(_must_be(wanted, value))
-
-
-def _check_hub(value: str, spec: str) -> None:
-    if not _HUB.fullmatch(spec):
-        scheme = value.partition(":")[0]
-        raise BadValueError(_must_be(f'of the form "{scheme}:ORG/REPO[:QUANT][@REVISION]"', value))
-
-
-def _check_https(value: str, spec: str) -> None:
-    try:
-        url = urlsplit(value)
-        good = spec.startswith("//") and bool(url.hostname) and url.port != 0 and len(url.path) > 1
-    except ValueError:
-        good = False
-    if not good or " " in value:
-        raise BadValueError(_must_be('a whole URL such as "https://example.org/my.gguf"', value))
-
-
-_SPEC_CHECKS: dict[str, Callable[[str, str], None]] = {
-    "builtin": _check_builtin,
-    "file": _check_file,
-    "hf": _check_hub,
-    "ms": _check_hub,
-    "https": _check_https,
-}
+def folder(value: Any) -> str:
+    """Read an absolute path."""
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise BadValueError(_must_be('an absolute path such as "/srv/models"', value))
+    return value.rstrip("/") or "/"
 
 
 # ── words ──

@@ -22,8 +22,10 @@ import uvloop
 
 import edged
 from edged import config, hardware, plan
+from edged.api import arrival
 from edged.api.app import create_app
 from edged.daemon import watch
+from edged.daemon.fetching import Fetching
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.daemon.systemd import Notifier, listen_sockets
 from edged.errors import ConfigError
@@ -32,8 +34,8 @@ from edged.metrics import Metrics
 from edged.plan import Plan
 from edged.plan import kind as kinds
 from edged.protocol import Event, Generate, Request
-from edged.status import ConfigStatus, Status
-from edged.store import folders
+from edged.status import ConfigStatus, FetchStatus, ModelStatus, Status
+from edged.store import folders, lock
 from edged.store.responses import Limits as Kept
 from edged.store.responses import Responses
 from edged.supervisor import Supervisor
@@ -49,6 +51,7 @@ _MOST_FILES = 65_536
 _FINISH_S = 20.0  # open streams may finish after SIGTERM
 _READ_S = 60.0  # the configuration, the heads of model files and the hardware
 _TIDY_S = 3600.0
+_LOCK_S = 2.0
 _STATUS_S = 2.0  # systemd's STATUS line follows within
 
 
@@ -112,6 +115,8 @@ class Daemon:
         self._started = time.monotonic()
         self._notifier = Notifier()
         self._reload_wanted = asyncio.Event()
+        self._files_came = False  # the wished reload is for them, nobody saved the file
+        self._fetching = Fetching(path, self._follow_files)
         self._stop = asyncio.Event()
         self._announced = False  # READY was sent; written by `_announce`
         self._exit_code = 0
@@ -128,11 +133,32 @@ class Daemon:
         """
         model_plan = self.plan.resolve(name)
         model = model_plan.model
+        if (fetch := self.fetching(model.name)) is not None:
+            raise arrival.refusal(model.name, fetch)
         kinds.check(model_plan.kind, request)
         if isinstance(request, Generate):
             sampling = request.sampling.over(model.sampling)
             request = msgspec.structs.replace(request, sampling=sampling)
         return self._supervisor.generate(model.name, request)
+
+    def fetching(self, name: str) -> FetchStatus | None:
+        """Return how far the files are of a model that cannot run without them, else None."""
+        model_plan = self.plan.models.get(name)
+        if model_plan is None or not model_plan.is_fetching:
+            return None
+        return self._fetching.of(name) or FetchStatus(source=str(model_plan.missing[0]))
+
+    def _with_fetch(self, status: ModelStatus) -> ModelStatus:
+        """Add what is known of files on their way, which the supervisor does not see."""
+        fetch = self._fetching.of(status.name)
+        if fetch is None:
+            return status
+        status = msgspec.structs.replace(status, fetch=fetch)
+        if status.state != "fetching":  # only adapters are missing
+            return status
+        done = fetch.done_bytes / fetch.total_bytes if fetch.total_bytes else None
+        state = "failed" if fetch.is_hopeless else status.state
+        return msgspec.structs.replace(status, progress=done, error=fetch.error, state=state)
 
     def _kept(self) -> Kept:
         server = self.plan.config.server
@@ -156,7 +182,7 @@ class Daemon:
                 problem=self._problem,
             ),
             hardware=self.plan.hardware,
-            models=self._supervisor.snapshot(),
+            models=tuple(map(self._with_fetch, self._supervisor.snapshot())),
         )
 
     def ready(self) -> tuple[bool, list[str]]:
@@ -172,11 +198,14 @@ class Daemon:
         """Serve until a signal and return the exit code; raises ListenError before it began."""
         await self._http.listen_on(self.plan.config.server.listen)
         await self._supervisor.apply(self.plan, plan.diff(None, self.plan))
+        self._fetching.follow(self.plan, afresh=True)
         self._take_signals()
         http = self._spawn(self._http.run_until_exit(), "http server")
         self._spawn(self._announce(), "announce")
         self._spawn(self._watch(), "watch")
         self._spawn(self._follow(), "follow")
+        self._spawn(self._watch_lock(), "watch lock")
+        self._spawn(self._fetching.run(), "fetching")
         self._spawn(self._tidy(), "tidy")
         if self._notifier.enabled:
             self._spawn(self._keep_informed(), "keep systemd informed")
@@ -294,6 +323,23 @@ class Daemon:
         async for _ in watch.changes(self._path):
             self._reload_wanted.set()
 
+    async def _watch_lock(self) -> None:
+        """Follow `models.lock` too: `edged pull` and `edged import` bring files without us."""
+        seen = self._lock_seen()
+        while True:
+            await asyncio.sleep(_LOCK_S)
+            if (now := self._lock_seen()) != seen:
+                seen = now
+                self._follow_files()
+
+    def _follow_files(self) -> None:
+        self._files_came = True
+        self._reload_wanted.set()
+
+    def _lock_seen(self) -> watch.Fingerprint:
+        store = folders.models(self.plan.config.store.folder, str(self._path))
+        return watch.fingerprint(store / lock.NAME)
+
     async def _follow(self) -> None:
         """Reload when wanted, one at a time; a wish during a reload makes one more pass."""
         while True:
@@ -309,6 +355,7 @@ class Daemon:
     async def _reload(self) -> str | None:
         """Bring the file into force as a whole, or nothing of it; return what is wrong with it."""
         began = time.monotonic()
+        files_came, self._files_came = self._files_came, False
         try:
             # In a thread: a slow disk or driver must not hold up the streams.
             new = await asyncio.wait_for(asyncio.to_thread(_plan, self._path), _READ_S)
@@ -327,10 +374,12 @@ class Daemon:
             # Our own fault must not take the running models with it; what runs stays in force.
             log.exception("config.fault")
             return "an internal fault while reading it; see the log"
-        self.plan = new
+        old, self.plan = self.plan, new
         self._generation += 1
         self._applied_at = time.time()
         await self._supervisor.apply(new, change)
+        # whoever saves the file or sends SIGHUP has perhaps mended what kept files from coming
+        self._fetching.follow(new, afresh=not files_came or new.config != old.config)
         if change.server:
             self._warn_if_open()
         log.info(

@@ -12,10 +12,20 @@ from edged.config.values import suggestion
 from edged.errors import ModelNotFound
 from edged.hardware import Hardware
 from edged.plan.adapters import AdapterPlan
-from edged.plan.choice import Choice, ModelPlan, budget_bytes
+from edged.plan.choice import Choice
 from edged.plan.estimate import MemoryEstimate
+from edged.plan.model import ModelFile, ModelPlan, budget_bytes
 
-__all__ = ["AdapterPlan", "Diff", "MemoryEstimate", "ModelPlan", "Plan", "diff", "make"]
+__all__ = [
+    "AdapterPlan",
+    "Diff",
+    "MemoryEstimate",
+    "ModelFile",
+    "ModelPlan",
+    "Plan",
+    "diff",
+    "make",
+]
 
 
 class Plan(Struct, frozen=True):

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edged.config import Adapter, Source
 from edged.config.values import format_bytes
-from edged.errors import StoreError
+from edged.errors import NotFetched, StoreError
 from edged.protocol import AdapterFile, Kind
 from edged.store.adapter import misfit, read_lora
 from edged.store.gguf import GgufHeader, TensorInfo, read_tensors
@@ -28,22 +28,34 @@ class AdapterPlan(Struct, frozen=True):
     file: AdapterFile | None = None
     memory_bytes: int = 0
     refusal: str | None = None
+    missing: Source | None = None  # its file is to be fetched
 
 
 class AdapterChoice:
     """Decides about the adapters of one model, in their order, while there is memory."""
 
     def __init__(
-        self, path: Path, header: GgufHeader, kind: Kind, *, beside: Path, batch: int
+        self,
+        path: Path,
+        header: GgufHeader,
+        kind: Kind,
+        *,
+        beside: Path,
+        store: Path | None = None,
+        batch: int,
+        offline: bool = False,
     ) -> None:
         """`path` and `header`: the model's file; `beside`: where relative paths begin.
 
-        `batch`: tokens of the largest decode.
+        `store`: where fetched files are, `batch`: tokens of the largest decode, `offline`: nothing
+        can be fetched.
         """
         self._path = path
         self._header = header
         self._kind = kind
         self._beside = beside
+        self._store = store
+        self._offline = offline
         self._batch = batch
         self._model: dict[str, TensorInfo] | None = None
 
@@ -63,6 +75,10 @@ class AdapterChoice:
             return replace(plan, refusal="adapters are for chat models")
         try:
             file, n_bytes = self._read(adapter.name, adapter.gguf)
+        except NotFetched as error:
+            if self._offline:
+                return replace(plan, refusal=f"{error.message}, and edged is offline")
+            return replace(plan, refusal=error.message, missing=adapter.gguf)
         except StoreError as error:
             return replace(plan, refusal=error.message)
         if n_bytes > room_bytes:
@@ -73,7 +89,7 @@ class AdapterChoice:
         return replace(plan, file=file, memory_bytes=n_bytes)
 
     def _read(self, name: str, source: Source) -> tuple[AdapterFile, int]:
-        path = resolve(source, self._beside)
+        path = resolve(source, self._beside, store=self._store)
         try:
             status = path.stat()
             lora = read_lora(path)

@@ -7,70 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from edged.config import Config, LlamaCppOptions, Model, Source
 from edged.config.values import format_bytes
-from edged.errors import StoreError
+from edged.errors import NotFetched, StoreError
 from edged.hardware import Cpu, Hardware
-from edged.plan import keeping
+from edged.plan import beside, keeping
 from edged.plan import kind as kinds
 from edged.plan.adapters import AdapterChoice, AdapterPlan
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
-from edged.protocol import AdapterFile, Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
+from edged.plan.model import ModelFile, ModelPlan, budget_bytes
+from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
+from edged.store import folders, parts
 from edged.store.gguf import GgufHeader, read_header
-from edged.store.projector import Medium, read_projector
-from edged.store.source import resolve
+from edged.store.projector import read_projector
+from edged.store.source import is_offline, projector_beside, resolve
 
-_GIB = 1 << 30
 _MIN_CAPABILITY = (7, 0)
 _SHORTEST_CONTEXT = 512  # of an encoder whose default does not fit
-
-
-class ModelPlan(Struct, frozen=True):
-    """What is to be done with one model. `engine is None` exactly when `refusal` is set.
-
-    `launch` is None when refused, and for an upstream, which has no worker.
-    """
-
-    model: Model
-    engine: Literal["llamacpp", "lmdeploy", "upstream"] | None = None
-    launch: Launch | None = None
-    memory: MemoryEstimate | None = None
-    reasons: tuple[str, ...] = ()
-    refusal: str | None = None
-    adapters: tuple[AdapterPlan, ...] = ()  # in the order of the file; empty when refused
-
-    @property
-    def kind(self) -> Kind | None:
-        """What it serves; None where no worker of ours does."""
-        return self.launch.kind if self.launch else None
-
-    @property
-    def context(self) -> int:
-        """Tokens of one request: what is in force, or else what the file asks for."""
-        return self.launch.context if self.launch else self.model.context
-
-    @property
-    def media(self) -> tuple[Medium, ...]:
-        """What it takes beside text."""
-        settings = self.launch.llamacpp if self.launch else None
-        return settings.media if settings else ()
-
-    @property
-    def files(self) -> tuple[AdapterFile, ...]:
-        """The adapters that its worker is to have."""
-        return tuple(adapter.file for adapter in self.adapters if adapter.file is not None)
-
-
-def budget_bytes(config: Config, hardware: Hardware) -> int:
-    """Return the memory that all workers together may take."""
-    limit = hardware.memory.limit_bytes
-    reserve = config.hardware.reserve_memory_bytes
-    return max(0, limit - (min(_GIB, limit // 4) if reserve is None else reserve))
 
 
 _Header = TypeVar("_Header")
@@ -88,6 +45,8 @@ class Choice:
         self._beside = Path(config.path).parent
         self._hardware = hardware
         self._budget = budget_bytes(config, hardware)
+        self._store = folders.models(config.store.folder, config.path)
+        self._offline = is_offline(config.store)
         self._prefixes_bytes = config.server.prefix_cache_max_bytes
         self._reasons: list[str] = []
 
@@ -133,6 +92,14 @@ class Choice:
             )
         if self._model.require == "gpu":
             raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
+        if missing := self._missing(gguf):
+            names = ", ".join(map(str, missing))
+            return ModelPlan(
+                model=self._model,
+                engine="llamacpp",
+                reasons=(*before, f"is to be fetched first: {names}"),
+                missing=missing,
+            )
         path, file_id, header = self._file(gguf, read_header)
         kind, pooling = self._kind(header)
         wanted, parallel = self._context(header), self._model.parallel
@@ -167,18 +134,43 @@ class Choice:
             memory=memory,
             reasons=(*before, self._why_llamacpp(memory), *self._reasons),
             adapters=adapters,
+            missing=tuple(each.missing for each in adapters if each.missing is not None),
+            file=ModelFile(
+                path=str(path),
+                bytes=header.file_bytes,
+                quantisation=header.quantisation,
+                trained_context=header.context_length,
+                chat_template=header.chat_template,
+                architecture=header.architecture,
+            ),
         )
+
+    def _missing(self, gguf: Source) -> tuple[Source, ...]:
+        """Return the sources that must be fetched before the model can run."""
+        options = self._model.llamacpp
+        missing = []
+        for source in (gguf, options.mmproj, options.draft):
+            if source is None:
+                continue
+            try:
+                resolve(source, self._beside, store=self._store)
+            except NotFetched as error:
+                if self._offline:
+                    raise _RefusedError(f"{error.message}, and edged is offline") from None
+                missing.append(source)
+            except StoreError as error:
+                raise _RefusedError(error.message) from None
+        return tuple(missing)
 
     def _file(self, source: Source, read: Callable[[Path], _Header]) -> tuple[Path, str, _Header]:
         """Return path, identity and header of a file."""
         try:
-            path = resolve(source, self._beside)
+            path = resolve(source, self._beside, store=self._store)
         except StoreError as error:
             raise _RefusedError(error.message) from None
         try:
-            status = path.stat()
-            file_id = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}"
-            return path, file_id, read(path)
+            header = read(path)
+            return path, parts.identity(path), header
         except StoreError as error:
             raise _RefusedError(f"{path} {error.message}") from None
         except OSError as error:
@@ -321,18 +313,17 @@ class Choice:
         """Return both with the model's projector, if it has one."""
         source = self._model.llamacpp.mmproj
         if source is None:
+            gguf = self._model.gguf
+            path = projector_beside(gguf, self._store) if gguf and kind == "chat" else None
+            if path is not None:
+                settings, memory, reason = beside.take(path, settings, memory, self._budget)
+                self._reasons.append(reason)
             return settings, memory
         if kind != "chat":
             raise _RefusedError("llamacpp.mmproj is for chat models: remove it")
         path, file_id, projector = self._file(source, read_projector)
-        return (
-            replace(settings, mmproj=str(path), mmproj_id=file_id, media=projector.media),
-            replace(
-                memory,
-                weights_bytes=memory.weights_bytes + projector.weights_bytes,
-                compute_bytes=memory.compute_bytes + projector.compute_bytes,
-            ),
-        )
+        settings = replace(settings, mmproj=str(path), mmproj_id=file_id, media=projector.media)
+        return settings, beside.plus(memory, projector)
 
     def _with_draft(
         self, settings: LlamaCppLaunch, memory: MemoryEstimate, header: GgufHeader, context: int
@@ -373,7 +364,15 @@ class Choice:
         self, path: Path, header: GgufHeader, kind: Kind, memory: MemoryEstimate
     ) -> tuple[AdapterPlan, ...]:
         options = self._model.llamacpp
-        choice = AdapterChoice(path, header, kind, beside=self._beside, batch=options.batch)
+        choice = AdapterChoice(
+            path,
+            header,
+            kind,
+            beside=self._beside,
+            store=self._store,
+            batch=options.batch,
+            offline=self._offline,
+        )
         try:
             found = choice.plan(options.lora, self._budget - memory.total_bytes)
         except OSError as error:

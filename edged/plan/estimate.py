@@ -13,8 +13,10 @@ from edged.protocol import Pooling
 from edged.store.ggml_types import TENSOR_TYPES
 from edged.store.gguf import GgufHeader
 
-# Python, numpy, the libraries and the threads of a worker beside its model; measured: 40 to 60 MiB
-PROCESS_BYTES = 64 << 20
+# Python, numpy, the libraries and the threads of a worker beside its model; measured: 56 to 58 MiB
+PROCESS_BYTES = 60 << 20
+# … and what a vocabulary costs beside its file, in llama.cpp and in Python; measured at 152,000
+_TOKEN_BYTES = 400
 _KV_PADDING = 256  # llama.cpp rounds the cells up to it
 _MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 # Residents cost nothing where they only hold cells of the pool; states and windows are their own.
@@ -68,6 +70,7 @@ def estimate(
         weights_bytes=header.weights_bytes,
         kv_bytes=_kv_bytes(header, cells, sequences, options) + _state_bytes(header) * sequences,
         compute_bytes=_compute_bytes(header, cells, sequences, options, pooling),
+        process_bytes=PROCESS_BYTES + header.n_vocab * _TOKEN_BYTES,
     )
 
 
@@ -195,7 +198,8 @@ def _compute_bytes(
     attention = 0
     if header.attention_layers:
         seen = cells  # by a token of each kind of layer
-        if header.sliding_window:
+        # llama.cpp runs hybrids without a window, also where their file names one
+        if header.sliding_window and not header.recurrent_layers:
             seen += _window_cells(header, cells, sequences, options)
         if options.flash_attention == "off":  # every score of a batch exists at once
             attention = batch * (cells * n_heads + seen) * _F32

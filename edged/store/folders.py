@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+_SYSTEM_STATE = Path("/var/lib/edged")
+_SYSTEM_CONFIG = Path("/etc/edged")
+
 
 def state(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for what must outlive the daemon; it may not exist yet.
@@ -13,7 +16,23 @@ def state(environment: Mapping[str, str] = os.environ) -> Path:
     systemd's `STATE_DIRECTORY` (the first, if it names several), else `$XDG_STATE_HOME/edged`,
     else `~/.local/state/edged`; `/var/lib/edged` for a user without a home.
     """
-    return _folder(environment, "STATE", ".local/state", Path("/var/lib/edged"))
+    return _folder(environment, "STATE", ".local/state", _SYSTEM_STATE)
+
+
+def models(
+    given: str | None, config_path: str, environment: Mapping[str, str] = os.environ
+) -> Path:
+    """Return the folder of fetched model files: `given`, else `models` in the state folder.
+
+    A command of the box's owner has no `STATE_DIRECTORY`: with the system's configuration, below
+    /etc/edged, it means the service's folder all the same.
+    """
+    if given:
+        return Path(given)
+    of_service = Path(config_path).parent == _SYSTEM_CONFIG
+    if of_service and not environment.get("STATE_DIRECTORY"):
+        return _SYSTEM_STATE / "models"
+    return state(environment) / "models"
 
 
 def cache(environment: Mapping[str, str] = os.environ) -> Path:

@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from edged.errors import GgufError
 from edged.protocol import Kind, Pooling
+from edged.store import parts
 from edged.store.ggml_types import TENSOR_TYPES
+from edged.store.gguf_reader import PIECE_BYTES, SCALARS, Reader, truncated
 
-_PIECE_BYTES = 1 << 20
 _MAX_KEYS = 1 << 12  # models have some fifty
 _MAX_TENSORS = 1 << 17
-_MAX_STRINGS = 1 << 23  # of one array; the largest vocabularies have 2^18 tokens
-_MAX_NAME_BYTES = 1 << 10
 _KEPT_STRING_BYTES = 1 << 12
 _KEPT_NUMBERS = 1 << 12  # of one array; per-layer figures, not vocabularies
 _KEPT_NUMBERS_IN_ALL = 1 << 16
 _MAX_DIMENSIONS = 4
 _MAX_LAYERS = 1 << 12
 _MAX_TENSOR_BYTES = 1 << 50
+_LONGEST_TEXT_BYTES = 1 << 24
 
 _STRING, _ARRAY = 8, 9
-_SCALARS = dict(enumerate(("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")))
 
 _ENCODERS = {
     "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
@@ -63,6 +63,17 @@ class GgufHeader(Struct, frozen=True):
     def architecture(self) -> str:
         """The family: `llama`, `qwen2` and so on."""
         return str(self.metadata["general.architecture"])
+
+    @property
+    def n_parts(self) -> int:
+        """Files that the model is split over."""
+        n_parts = self.metadata.get("split.count", 1)
+        return n_parts if _is_count(n_parts) else 1
+
+    @property
+    def quantisation(self) -> str:
+        """The type that most of its bytes have: about what makers call the quantisation."""
+        return max(self.bytes_by_type, key=self.bytes_by_type.__getitem__, default="none")
 
     @property
     def name(self) -> str | None:
@@ -148,8 +159,53 @@ def read_header(path: Path) -> GgufHeader:
     been read before and has not changed is not read again.
     """
     header = read_any(path)
+    if header.n_parts > 1:
+        header = _joined(header, path)
     _check(header)
     return header
+
+
+def _joined(first: GgufHeader, path: Path) -> GgufHeader:
+    """Return one header for all parts of a model in several files; `path` is the first's."""
+    names = parts.of(path)
+    if first.metadata.get("split.no", 0) != 0 or len(names) != first.n_parts:
+        raise GgufError(
+            f"is one of {first.n_parts} parts: name the first, which ends in "
+            f"-00001-of-{first.n_parts:05}.gguf, and keep all of them beside it"
+        )
+    whole = first
+    for name in names[1:]:
+        try:
+            part = read_any(name)
+        except FileNotFoundError:
+            raise GgufError(
+                f"is one of {first.n_parts} parts, and {name.name} is missing"
+            ) from None
+        except GgufError as error:
+            raise GgufError(f"has a part {name.name} that {error.message}") from None
+        sizes = whole.bytes_by_type | {
+            kind: whole.bytes_by_type.get(kind, 0) + n for kind, n in part.bytes_by_type.items()
+        }
+        whole = replace(
+            whole,
+            file_bytes=whole.file_bytes + part.file_bytes,
+            n_tensors=whole.n_tensors + part.n_tensors,
+            weights_bytes=whole.weights_bytes + part.weights_bytes,
+            bytes_by_type=sizes,
+            embedding_rows=whole.embedding_rows or part.embedding_rows,
+            attention_layers=whole.attention_layers | part.attention_layers,
+            recurrent_layers=whole.recurrent_layers | part.recurrent_layers,
+            classifier=whole.classifier or part.classifier,
+        )
+    return whole
+
+
+def read_stream(file: BinaryIO, size: int) -> GgufHeader:
+    """Read the header of a file that is elsewhere; raises as `read_header` does.
+
+    Of a model in several files this is the first part's: all metadata, some of the tensors.
+    """
+    return _parse(Reader(file, size), None)
 
 
 def read_any(path: Path) -> GgufHeader:
@@ -161,7 +217,23 @@ def read_any(path: Path) -> GgufHeader:
 @functools.lru_cache(maxsize=256)
 def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeader:
     with Path(path).open("rb", buffering=0) as file:
-        return _parse(_Reader(file, size), None)
+        return _parse(Reader(file, size), None)
+
+
+def read_text(path: Path, key: str) -> str | None:
+    """Return one string of the metadata, however long; raises as `read_header` does."""
+    with path.open("rb", buffering=0) as file:
+        reader = Reader(file, path.stat().st_size)
+        _, n_keys = _counts(reader)
+        for _ in range(n_keys):
+            name = reader.name("a metadata key")
+            kind = reader.number("I")
+            if name == key and kind == _STRING:
+                return reader.take(
+                    reader.count("Q", _LONGEST_TEXT_BYTES, f"bytes in {key}")
+                ).decode(errors="replace")
+            _value(reader, name, kind, {}, {})
+    return None
 
 
 class TensorInfo(NamedTuple):
@@ -177,15 +249,17 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
     They are not kept: only who compares files asks for them.
     """
     tensors: dict[str, TensorInfo] = {}
-    with path.open("rb", buffering=0) as file:
-        _parse(_Reader(file, path.stat().st_size), tensors)
+    for part in parts.of(path):
+        with part.open("rb", buffering=0) as file:
+            _parse(Reader(file, part.stat().st_size), tensors)
     return tensors
 
 
 # ── the walk through the file ──
 
 
-def _parse(reader: _Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
+def _counts(reader: Reader) -> tuple[tuple[int, int], int]:
+    """Read the beginning; return version and number of tensors, and number of metadata entries."""
     magic = reader.take(4) if reader.left >= 4 else b""  # noqa: PLR2004 - its length
     if magic != b"GGUF":
         raise GgufError(f"is not a GGUF file: {_first_bytes(magic)}")
@@ -196,19 +270,25 @@ def _parse(reader: _Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader
         raise GgufError(f"is a GGUF file of version {version}; 2 and 3 can be read")
     n_tensors = reader.count("Q", _MAX_TENSORS, "tensors")
     n_keys = reader.count("Q", _MAX_KEYS, "metadata entries")
+    return (version, n_tensors), n_keys
+
+
+def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
+    (version, n_tensors), n_keys = _counts(reader)
     metadata: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for _ in range(n_keys):
-        _metadata_entry(reader, metadata, lengths)
+        key = reader.name("a metadata key")
+        _value(reader, key, reader.number("I"), metadata, lengths)
     table = _TensorTable(tensors)
     for _ in range(n_tensors):
         table.add(reader)
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or not 0 < alignment <= _PIECE_BYTES:
+    if not isinstance(alignment, int) or not 0 < alignment <= PIECE_BYTES:
         raise GgufError(f"is damaged: its alignment is {alignment}")
     data_start = -(-reader.position // alignment) * alignment
     if n_tensors and data_start + table.end > reader.size:
-        raise _truncated(reader.size, data_start + table.end)
+        raise truncated(reader.size, data_start + table.end)
     return GgufHeader(
         version=version,
         file_bytes=reader.size,
@@ -224,9 +304,10 @@ def _parse(reader: _Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader
     )
 
 
-def _metadata_entry(reader: _Reader, metadata: dict[str, Any], lengths: dict[str, int]) -> None:
-    key = reader.name("a metadata key")
-    kind = reader.number("I")
+def _value(
+    reader: Reader, key: str, kind: int, metadata: dict[str, Any], lengths: dict[str, int]
+) -> None:
+    """Read one entry's value into `metadata` if it is small, and its length into `lengths`."""
     if kind == _STRING:
         lengths[key] = length = reader.number("Q")
         if length <= _KEPT_STRING_BYTES:
@@ -236,7 +317,7 @@ def _metadata_entry(reader: _Reader, metadata: dict[str, Any], lengths: dict[str
     elif kind == _ARRAY:
         element = reader.number("I")
         lengths[key] = count = reader.number("Q")
-        code = _SCALARS.get(element)
+        code = SCALARS.get(element)
         if element == _STRING:
             reader.skip_strings(count)
         elif code is None:
@@ -248,7 +329,7 @@ def _metadata_entry(reader: _Reader, metadata: dict[str, Any], lengths: dict[str
         else:
             reader.skip(count * struct.calcsize("<" + code))
     else:
-        code = _SCALARS.get(kind)
+        code = SCALARS.get(kind)
         if code is None:
             raise GgufError(f"is damaged: {key} has the unknown type {kind}")
         metadata[key] = reader.number(code)
@@ -266,7 +347,7 @@ class _TensorTable:
         self.recurrent_layers: set[int] = set()
         self.classifier = False
 
-    def add(self, reader: _Reader) -> None:
+    def add(self, reader: Reader) -> None:
         name = reader.name("a tensor name")
         n_dimensions = reader.count("I", _MAX_DIMENSIONS, f"dimensions of {name}")
         dimensions = [reader.number("Q") for _ in range(n_dimensions)]
@@ -301,93 +382,6 @@ class _TensorTable:
             self.recurrent_layers.add(int(number))
 
 
-class _Reader:
-    """Little-endian values from the front of a file, in pieces of bounded size."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.size = size
-        self.n_kept = 0  # numbers of arrays, by whoever reads
-        self._file = file
-        self._piece = b""
-        self._at = 0  # in the piece
-        self._start = 0  # of the piece in the file
-
-    @property
-    def position(self) -> int:
-        return self._start + self._at
-
-    @property
-    def left(self) -> int:
-        return self.size - self.position
-
-    def take(self, n_bytes: int) -> bytes:
-        self._need(n_bytes)
-        self._at += n_bytes
-        return self._piece[self._at - n_bytes : self._at]
-
-    def number(self, code: str) -> Any:
-        form = _FORMS[code]
-        self._need(form.size)
-        (value,) = form.unpack_from(self._piece, self._at)
-        self._at += form.size
-        return value
-
-    def count(self, code: str, limit: int, what: str) -> int:
-        value = int(self.number(code))
-        if value > limit:
-            raise GgufError(f"is damaged: it claims {value} {what}")
-        return value
-
-    def name(self, what: str) -> str:
-        return self.take(self.count("Q", _MAX_NAME_BYTES, f"bytes in {what}")).decode(
-            errors="replace"
-        )
-
-    def skip(self, n_bytes: int) -> None:
-        if n_bytes > self.left:
-            raise _truncated(self.size, self.position + n_bytes)
-        if n_bytes <= len(self._piece) - self._at:
-            self._at += n_bytes
-            return
-        self._start, self._at, self._piece = self.position + n_bytes, 0, b""
-        self._file.seek(self._start)
-
-    def skip_strings(self, count: int) -> None:
-        """Skip `count` strings; the inner loop is all that a large vocabulary costs."""
-        if count > _MAX_STRINGS:
-            raise GgufError(f"is damaged: it claims a list of {count} strings")
-        unpack_length = _FORMS["Q"].unpack_from
-        while count:
-            self._need(8)
-            piece, at = self._piece, self._at
-            last = len(piece) - 8
-            while count and at <= last:
-                at += 8 + unpack_length(piece, at)[0]
-                count -= 1
-            if at > len(piece):  # the string goes on beyond the piece
-                self._at = len(piece)
-                self.skip(at - len(piece))
-            else:
-                self._at = at
-
-    def _need(self, n_bytes: int) -> None:
-        if len(self._piece) - self._at >= n_bytes:
-            return
-        if n_bytes > self.left:
-            raise _truncated(self.size, self.position + n_bytes)
-        rest = self._piece[self._at :]
-        self._start, self._at = self.position, 0
-        while len(rest) < n_bytes:
-            more = self._file.read(max(_PIECE_BYTES, n_bytes - len(rest)))
-            if not more:
-                raise _truncated(self._start + len(rest), self._start + n_bytes)
-            rest += more
-        self._piece = rest
-
-
-_FORMS = {code: struct.Struct("<" + code) for code in _SCALARS.values() if code}
-
-
 # ── what makes it no model ──
 
 
@@ -400,12 +394,6 @@ def _check(header: GgufHeader) -> None:
         raise GgufError("does not say its architecture: it is not a language model")
     if header.architecture == "clip":
         raise GgufError("holds an image projector (mmproj), not a model")
-    n_parts = metadata.get("split.count", 1)
-    if isinstance(n_parts, int) and n_parts > 1:
-        raise GgufError(
-            f"is one of {n_parts} parts: models in several files are not read yet; "
-            "join them with llama-gguf-split --merge"
-        )
     if header.block_count > _MAX_LAYERS:
         raise GgufError(f"is damaged: it claims {header.block_count} layers")
     if not header.n_tensors:
@@ -422,12 +410,6 @@ _OTHER_KINDS = {
     "mmproj": "an image projector (mmproj)",
     "imatrix": "an importance matrix",
 }
-
-
-def _truncated(has: int, needs: int) -> GgufError:
-    return GgufError(
-        f"is truncated: it has {has} bytes and needs {needs} at least; copy or download it again"
-    )
 
 
 def _first_bytes(magic: bytes) -> str:

@@ -1,7 +1,7 @@
 """A source of `models.toml` → the file on this box.
 
-`builtin:` files ship with the package, `file:` ones are the owner's; the others come with
-`edged pull`.
+`builtin:` files ship with the package, `file:` ones are the owner's; what the others mean stands in
+the store's lock once they were fetched.
 """
 
 from __future__ import annotations
@@ -11,22 +11,31 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-from edged.config import Source
-from edged.errors import StoreError
+from edged.config import Source, Store
+from edged.errors import NotFetched, StoreError
+from edged.store import lock
+from edged.store.lock import Locked
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _SUFFIXES = {"gguf": ".gguf", "safetensors": ""}
 
 
-def resolve(source: Source, beside: Path, form: Literal["gguf", "safetensors"] = "gguf") -> Path:
+def resolve(
+    source: Source,
+    beside: Path,
+    form: Literal["gguf", "safetensors"] = "gguf",
+    *,
+    store: Path | None = None,
+) -> Path:
     """Return the absolute path of a GGUF file, or of a folder of safetensors, that can be read.
 
-    `beside` is the folder of models.toml, where relative paths begin. Raises StoreError, whose
-    message names the source and what to do.
+    `beside` is the folder of models.toml, where relative paths begin; `store` that of fetched
+    files. Raises NotFetched for what can be fetched, else StoreError; the message names the source
+    and what to do.
     """
     if source.scheme not in ("builtin", "file"):
-        raise StoreError(f"{source} is not on this box: fetching it comes with `edged pull`")
-    if source.scheme == "builtin":
+        path = _fetched(source, form, store)
+    elif source.scheme == "builtin":
         path = _BUILTIN / f"{source.spec}{_SUFFIXES[form]}"
     else:
         path = Path(os.path.normpath(beside.absolute() / source.spec))
@@ -41,6 +50,45 @@ def resolve(source: Source, beside: Path, form: Literal["gguf", "safetensors"] =
         raise StoreError(f"{path} may not be read: {_WHO}") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _fetched(source: Source, form: Literal["gguf", "safetensors"], store: Path | None) -> Path:
+    entry = lock.read(store).find(source, form) if store else None
+    if entry is None or store is None or not is_whole(entry, store):
+        raise NotFetched(f"{source} is not on this box: `edged pull` fetches it")
+    main = store / entry.of_role("model")[0].path
+    return main if form == "gguf" else main.parent
+
+
+def is_offline(settings: Store) -> bool:
+    """Tell whether the network must not be touched."""
+    said = os.environ.get("HF_HUB_OFFLINE", "").lower()
+    return settings.offline or said in ("1", "true", "yes", "on")
+
+
+def is_whole(entry: Locked, store: Path) -> bool:
+    """Tell whether every file of an entry is there, in its size."""
+
+    def there(path: Path, n_bytes: int) -> bool:
+        try:
+            return path.stat().st_size == n_bytes
+        except OSError:
+            return False
+
+    return all(there(store / file.path, file.bytes) for file in entry.files)
+
+
+def projector_beside(source: Source, store: Path) -> Path | None:
+    """Return the projector that was fetched beside a model.
+
+    None where the lock cannot be read: that is the trouble of sources that need it.
+    """
+    try:
+        entry = lock.read(store).find(source)
+    except StoreError:
+        return None
+    found = entry.of_role("mmproj") if entry else []
+    return store / found[0].path if found else None
 
 
 _WHO = f"the daemon runs as user {os.geteuid()}"

@@ -79,7 +79,7 @@ class Supervisor:
 
     async def settled(self) -> None:
         """Return when no startup model is on its first way up: each is ready or has a problem."""
-        while any(keeper.is_missing and not keeper.error for keeper in self._keepers.values()):
+        while any(keeper.is_on_its_way for keeper in self._keepers.values()):
             self._moved.clear()
             await self._moved.wait()
 

@@ -183,7 +183,11 @@ class Keeper:
                 self._worker.kill(self._why_over())
 
     def _be_without_worker(self) -> None:
-        if self.plan.refusal is not None:
+        if self.plan.is_fetching:  # the daemon fetches its files, and reloads once they are here
+            self._be("fetching")
+            waits = errors.ModelLoading(f"model {self.name!r} is being fetched; try again later")
+            self._line.dismiss(waits)
+        elif self.plan.refusal is not None:
             self._fail(self.plan.refusal)
         else:  # an upstream: the api passes its requests through
             self._be("ready")
@@ -387,6 +391,11 @@ class Keeper:
         """True when it should be up since the start, and is not."""
         wanted = self.plan.model.load == "startup" and not self._evicted
         return wanted and self.state != "ready"
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """True when it may become ready before long; files may take hours to be fetched."""
+        return self.is_missing and not self.error and not self.plan.is_fetching
 
     @property
     def is_leaving(self) -> bool:

@@ -34,7 +34,7 @@ from edged.protocol import (
     Timings,
     Usage,
 )
-from edged.status import ConfigStatus, ModelStatus, Status
+from edged.status import ConfigStatus, FetchStatus, ModelStatus, Status
 from edged.store.responses import Limits, Responses
 
 LIMIT_S = 60.0
@@ -106,6 +106,7 @@ class PlayedBox:
         self.closed = asyncio.Event()
         self.is_ready = True
         self.problem: str | None = None
+        self.fetches: dict[str, FetchStatus] = {}
 
     async def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
         self.asked.append((name, request))
@@ -117,6 +118,9 @@ class PlayedBox:
         finally:
             self.open -= 1
             self.closed.set()
+
+    def fetching(self, name: str) -> FetchStatus | None:
+        return self.fetches.get(name)
 
     def ready(self) -> tuple[bool, list[str]]:
         return self.is_ready, [] if self.is_ready else ["guide: starting"]

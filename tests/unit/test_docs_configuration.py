@@ -6,13 +6,18 @@ from typing import get_args
 import pytest
 
 from edged import config
-from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, Keys
-from edged.config.values import Scheme
+from edged.config.keys import FIELDS, HARDWARE, MODEL, SERVER, STORE, Keys
+from edged.config.sources import Scheme
 from edged.protocol import Sampling
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs/configuration.md").read_text()
-TABLES: dict[str, Keys] = {"server": SERVER, "hardware": HARDWARE, "models.NAME": MODEL}
+TABLES: dict[str, Keys] = {
+    "server": SERVER,
+    "hardware": HARDWARE,
+    "store": STORE,
+    "models.NAME": MODEL,
+}
 
 
 def tables() -> Iterator[tuple[str, Keys]]:
@@ -46,6 +51,7 @@ def test_every_field_has_its_key() -> None:
     said = {
         config.Server: set(SERVER),
         config.HardwareOverrides: set(HARDWARE),
+        config.Store: set(STORE),
         config.Model: set(MODEL) | {"name", "context_is_default", "parallel_is_default"},
         config.LlamaCppOptions: set(MODEL["llamacpp"]),  # type: ignore[arg-type]
         config.LmdeployOptions: set(MODEL["lmdeploy"]),  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def test_gguf_runs_on_llamacpp(folder: Path) -> None:
     assert (found.launch.context, found.launch.parallel, found.launch.pool) == (1024, 2, 2048)
     assert found.memory is not None
     assert found.memory.weights_bytes == 4 * (64 * 4 + 2 * 64 * 32)
-    assert found.reasons == ("llama.cpp on the CPU: about 67.8 MiB of the 7 GiB for models",)
+    assert found.reasons == ("llama.cpp on the CPU: about 63.8 MiB of the 7 GiB for models",)
 
 
 def test_replaced_file_has_another_identity(folder: Path) -> None:
@@ -290,7 +290,6 @@ def test_absent_llamacpp_says_how_to_install_it(folder: Path) -> None:
         ({"gguf": Source("file", "rank.gguf")}, "no classifier head"),
         ({"gguf": Source("file", "embed.gguf"), "kind": "chat"}, "an embeddings model: remove"),
         ({"llamacpp": LlamaCppOptions(pooling="cls")}, 'remove it, or set kind = "embeddings"'),
-        ({"gguf": Source("hf", "a/b:Q4_K_M")}, "comes with `edged pull`"),
         ({"require": "gpu"}, 'require = "gpu"'),
         ({"sampling": Sampling(logit_bias={4: 1.0})}, "token 4, and the vocabulary has 4 tokens"),
     ],

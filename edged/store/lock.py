@@ -1,0 +1,177 @@
+"""`models.lock`: what every source was resolved to, so that a restart never needs the network.
+
+It lies in the folder of the model files. Written whole and atomically; processes that change it
+take turns. What a line of `models.toml` means here stays until `edged pull --update`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from edged.config import Source
+from edged.errors import StoreError
+
+NAME = "models.lock"
+_VERSION = 1
+
+Form = Literal["gguf", "safetensors"]
+Role = Literal["model", "mmproj", "licence"]
+
+
+class LockedFile(Struct, frozen=True):
+    """One file; `path` is relative to the store's folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+    role: Role = "model"
+
+
+class Locked(Struct, frozen=True):
+    """What a source means. The first file of the role `model` is the one that is loaded."""
+
+    source: str
+    form: Form
+    revision: str
+    files: tuple[LockedFile, ...]
+    chosen: str | None = None  # the quantisation
+    why: str | None = None  # where edged chose it
+    licence: str | None = None
+    fetched_at: float = 0.0  # s since the epoch
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.files)
+
+    def of_role(self, role: Role) -> list[LockedFile]:
+        """Return the files that play this role."""
+        return [file for file in self.files if file.role == role]
+
+
+class Lock(Struct, frozen=True):
+    """The whole file."""
+
+    version: int = _VERSION
+    sources: tuple[Locked, ...] = ()
+
+    def find(self, source: Source | str, form: Form = "gguf") -> Locked | None:
+        """Return what a source was resolved to."""
+        key = str(source)
+        return next((e for e in self.sources if e.source == key and e.form == form), None)
+
+    def having(self, entry: Locked) -> Lock:
+        """Return a lock in which `entry` stands instead of what its source meant before."""
+        others = (e for e in self.sources if (e.source, e.form) != (entry.source, entry.form))
+        return Lock(sources=tuple(sorted((*others, entry), key=lambda e: (e.source, e.form))))
+
+
+def read(store: Path) -> Lock:
+    """Return the lock of this store, an empty one where there is none; raises StoreError."""
+    path = store / NAME
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Lock)
+    except FileNotFoundError:
+        return Lock()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"{path} is damaged ({error}): move it away and run `edged pull`, which takes the "
+            "files that are there"
+        ) from None
+    if found.version != _VERSION:
+        raise StoreError(f"{path} was written by another edged: version {found.version}")
+    return found
+
+
+def change(store: Path, edit: Callable[[Lock], Lock]) -> Lock:
+    """Rewrite the lock as `edit` says, alone among all processes; raises StoreError."""
+    make_folder(store, store)
+    with alone(store, NAME):
+        new = edit(read(store))
+        path = store / NAME
+        draft = path.with_name(f".{NAME}.new")
+        try:
+            with draft.open("wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(new), indent=2) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            own(draft, store)
+            draft.replace(path)
+            sync_folder(store)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+    return new
+
+
+def now() -> float:
+    """Return the time for `fetched_at`."""
+    return round(time.time(), 3)
+
+
+# ── a folder that several processes, and root, use ──
+
+
+@contextlib.contextmanager
+def alone(store: Path, what: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold `what` of this store; other processes wait, and say so once through `waiting`.
+
+    The kernel lets go when the process dies, however it dies.
+    """
+    folder = store / ".locks"
+    make_folder(folder, store)
+    path = folder / f"{what.replace('/', '+')}.lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        own(path, store)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path, store: Path) -> None:
+    """Make a folder inside the store with the store's owner; raises StoreError."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        try:
+            each.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{each} cannot be made: {error.strerror}") from None
+        own(each, store)
+
+
+def own(path: Path, store: Path) -> None:
+    """Give what root made to the user that the store belongs to, so that the daemon may go on."""
+    if os.geteuid() == 0 and store.exists():
+        owner = store.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
