@@ -168,8 +168,8 @@ async def test_streams_of_several_adapters_can_be_preempted(tmp_path: Path) -> N
         def requests() -> list[Generate]:
             uses = [(), (("a0", 1.0),), (("a1", 0.5),)]
             return [
-                request(Tokens(PROMPT[i:]), adapters=uses[i % 3], sampling=NO_END, max_tokens=40)
-                for i in range(12)  # four of each: any three of them outgrow the pool
+                request(Tokens(PROMPT[i:]), adapters=uses[i % 3], sampling=NO_END, max_tokens=60)
+                for i in range(12)  # three fit, but not to their ends
             ]
 
         alone = await choices(engine, requests(), together=False)
