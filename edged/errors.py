@@ -85,6 +85,12 @@ class NetworkNotAllowed(EdgedError):
     code = "network_not_allowed"
 
 
+class PoisonedRequest(InvalidRequest):
+    """This very request killed its model's worker, more than once."""
+
+    code = "poisoned_request"
+
+
 class AdminOnly(EdgedError):
     """The path gives orders to the daemon: only its own socket, or an admin key, may."""
 

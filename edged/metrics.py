@@ -141,6 +141,16 @@ class _Snapshot:
         yield self._gauge(
             "edged_worker_memory_bytes", "Memory of the worker.", lambda m: m.memory_bytes or 0
         )
+        yield self._gauge(
+            "edged_worker_reserved_bytes",
+            "Memory that nobody else can have.",
+            lambda m: m.reserved_bytes or 0,
+        )
+        yield self._gauge(
+            "edged_model_rolled_back",
+            "1 while earlier settings run because the newest failed.",
+            lambda m: int(m.rolled_back is not None),
+        )
         restarts = CounterMetricFamily(
             "edged_worker_restarts", "Restarts of the worker after a crash.", labels=["model"]
         )

@@ -81,6 +81,9 @@ class ModelStatus(Struct, frozen=True):
     kind: Kind | None = None  # what it serves; None: an upstream, or it cannot run
     settings: Settings | None = None  # of its worker, else of the plan
     adapters: tuple[AdapterStatus, ...] = ()
+    reserved_bytes: int | None = None  # memory that nobody else can have while its worker lives
+    rolled_back: str | None = None  # why its newest settings are not what runs
+    successor_pid: int | None = None  # a worker with its newest settings, not serving yet
 
 
 class ConfigStatus(Struct, frozen=True):

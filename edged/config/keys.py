@@ -152,6 +152,7 @@ MODEL: Keys = {
     "parallel": whole(1, 256),
     "queue": whole(0, _COUNT),
     "output_format": choice(OutputFormat),
+    "probe": text,
     "sampling": {
         "temperature": number(0, 2),
         "top_p": number(0, 1),

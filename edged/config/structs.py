@@ -118,6 +118,7 @@ class Model(Struct, frozen=True):
     parallel_is_default: bool = False  # nobody said it: the plan may choose
     queue: int = 64
     output_format: OutputFormat = "auto"
+    probe: str | None = None  # what a worker must answer before it takes over from another
     sampling: Sampling = Sampling()
     llamacpp: LlamaCppOptions = LlamaCppOptions()
     lmdeploy: LmdeployOptions = LmdeployOptions()

@@ -38,9 +38,10 @@ from edged.status import ConfigStatus, Status
 from edged.store import folders
 from edged.store.responses import Limits as Kept
 from edged.store.responses import Responses
-from edged.supervisor import Supervisor
+from edged.supervisor import Supervisor, footprint
+from edged.supervisor.ledger import Ledger
 from edged.supervisor.lifecycle import Limits
-from edged.supervisor.worker_process import WORKER_ARGV, rss_bytes
+from edged.supervisor.worker_process import WORKER_ARGV
 
 log = get_logger()
 
@@ -75,7 +76,8 @@ def run(
     except ConfigError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - for the person who started it
         return EXIT_CONFIG
-    supervisor = Supervisor(worker_argv=worker_argv, limits=limits)
+    ledger = Ledger(folders.state() / "ledger.json")
+    supervisor = Supervisor(worker_argv=worker_argv, limits=limits, ledger=ledger)
     daemon = Daemon(path, first, supervisor, finish_s=finish_s)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -171,6 +173,7 @@ class Daemon:
     def status(self) -> Status:
         """Return what `/status` shows."""
         is_ready, waiting_for = self.ready()
+        own = footprint.read(os.getpid())
         return Status(
             version=edged.__version__,
             pid=os.getpid(),
@@ -180,7 +183,7 @@ class Daemon:
             listen=tuple(
                 each for each in self._http.addresses if each not in map(str, self._admin)
             ),
-            memory_bytes=rss_bytes(os.getpid()) or 0,
+            memory_bytes=own.resident_bytes if own else 0,
             config=ConfigStatus(
                 path=str(self._path),
                 generation=self._generation,
@@ -335,6 +338,8 @@ class Daemon:
             counts[model.state] = counts.get(model.state, 0) + 1
         parts = [f"{len(models)} model{'' if len(models) == 1 else 's'}"]
         parts += [f"{number} {state}" for state, number in sorted(counts.items())]
+        if back := [model.name for model in models if model.rolled_back]:
+            parts.append(f"newest settings NOT in force for {', '.join(back)}")
         if self._problem:
             parts.append(f"configuration NOT applied: {self._problem}")
         return ", ".join(parts)

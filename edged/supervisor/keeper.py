@@ -4,6 +4,8 @@
                   ↘ backoff ↙ (died)     failed (cannot work until the next reload)
 
 Others only leave a wish (`reload`, `evict`, `close`, a request in the line) and set `_changed`.
+A changed model gets a second worker beside the first where both fit (`handover.py`); else the
+first leaves before the second comes. Which plan a worker runs is up to `succession.py`.
 """
 
 from __future__ import annotations
@@ -16,21 +18,26 @@ from typing import Literal
 
 from edged import errors
 from edged.log import get_logger
-from edged.plan import AdapterPlan, ModelPlan
-from edged.protocol import Event, Launch, Request
-from edged.status import AdapterStatus, ModelStatus, Settings, State
-from edged.supervisor.lifecycle import Backoff, Limits, why_leave
-from edged.supervisor.line import Line, Ticket
-from edged.supervisor.worker_process import BadModelError, WorkerProcess
+from edged.plan import ModelPlan
+from edged.protocol import Event, Request
+from edged.status import ModelStatus, State
+from edged.supervisor import shown
+from edged.supervisor.claims import Lease, Memory
+from edged.supervisor.entrance import Entrance
+from edged.supervisor.handover import Handover
+from edged.supervisor.lifecycle import LAST_CALL, Backoff, Leave, Limits, why_leave
+from edged.supervisor.proof import ProofError
+from edged.supervisor.succession import Succession
+from edged.supervisor.tenure import Tenure
+from edged.supervisor.worker_process import BadModelError
 
 log = get_logger()
 
-# A worker that leaves for these reasons serves who waits as well: nobody comes after it soon.
-_LAST_CALL = ("stopping", "removed", "drained", "evicted", "idle")
+_LOOK_S = 1.0  # at what only time changes: the waits for memory
 
 
 class Keeper:
-    """One model. `reserve` asks the supervisor for memory, `on_state` tells it of every change."""
+    """One model. `memory` is the box's, `on_state` tells the supervisor of every change."""
 
     def __init__(
         self,
@@ -38,34 +45,44 @@ class Keeper:
         *,
         worker_argv: Sequence[str],
         limits: Limits,
-        reserve: Callable[[Keeper], bool],
+        memory: Memory,
         on_state: Callable[[], None],
     ) -> None:
-        self.plan = plan
         self.name = plan.model.name
         self.state: State = "stopped"
         self.error: str | None = None
-        self.reserved_bytes = 0  # what its worker, running or about to, may take
-        self.last_used = time.monotonic()
+        self.since = time.monotonic()  # it is in this state
+        self.restarts = 0
+        self.last_words: tuple[str, ...] = ()
+        self.succession = Succession(plan, limits)
+        self.entrance = Entrance(self.name, limits, self._came_or_left, self._why_closed)
+        self.tenure: Tenure | None = None  # of the worker that serves, or is about to
         self._worker_argv = worker_argv
         self._limits = limits
-        self._reserve = reserve
+        self._memory = memory
         self._on_state = on_state
-        self._worker: WorkerProcess | None = None
-        self._line = Line(self.name)
         self._backoff = Backoff(limits)
-        self._since = self.last_used
-        self._ready_at = self.last_used
-        self._unready_at = self.last_used
-        self._restarts = 0
-        self._last_words: tuple[str, ...] = ()
         self._evicted = False
-        self._unload = False  # by hand: the worker leaves once its requests ended
+        self._unload = False  # the worker leaves as soon as what it has is finished
         self._drained = False  # by hand: no request comes in
         self._retry = False  # a reload came: try again what had failed
         self._over: Literal["stopping", "removed"] | None = None
         self._leave_by: float | None = None  # when draining ends, whoever is still open
         self._changed = asyncio.Event()
+        self.handover = Handover(
+            self,
+            self.succession,
+            self.entrance.line,
+            memory,
+            begin=self._begin,
+            on_change=self._moved,
+            on_rollback=self._tell_rolled_back,
+        )
+
+    @property
+    def plan(self) -> ModelPlan:
+        """The plan that models.toml wants."""
+        return self.succession.wanted
 
     # ── wishes, from anywhere in the loop ──
 
@@ -73,11 +90,13 @@ class Keeper:
         """Follow this plan from now on."""
         if plan.launch != self.plan.launch:
             self._evicted = False
-        self.plan = plan
-        if self._worker is not None and self._worker.launch == plan.launch:
-            self._worker.adapt(plan.files)
-            if plan.memory is not None and self.reserved_bytes:
-                self.reserved_bytes = plan.memory.total_bytes
+        self.succession.reload(plan, self._memory.budget_bytes)
+        if self.succession.rolled_back is not None:
+            self._tell_rolled_back()
+        target = self.succession.target
+        for each in (self.tenure, self.handover.successor):
+            if each is not None and each.plan.launch == target.launch:
+                each.adapt(target)
         self._retry = True
         self._changed.set()
 
@@ -86,26 +105,31 @@ class Keeper:
         self._evicted = True
         self._changed.set()
 
-    def unload(self, *, drain: bool) -> None:
-        """Let the worker go when its requests have ended; `drain`: and admit no more."""
-        self._drained = self._drained or drain
-        self._unload = self._worker is not None
+    def give_way(self) -> None:
+        """Give the memory back once what the worker has is finished; who waits goes on waiting."""
+        self._unload = self.tenure is not None
         self._evicted = True
         self._changed.set()
 
-    @property
-    def is_unloading(self) -> bool:
-        """True until an `unload` is done, or was taken back."""
-        return self._unload and self._over is None
+    def unload(self, *, drain: bool) -> None:
+        """As `give_way`, by hand; `drain`: and admit no more."""
+        self._drained = self._drained or drain
+        self.give_way()
 
     async def load(self) -> None:
         """Have a worker that serves, as a request would; ends a drain."""
         self._drained = self._unload = self._evicted = False
-        ticket = self._join()
-        try:
-            await self._place(ticket)
-        finally:
-            self._leave(ticket)
+        await self.entrance.wait(self.plan.model)
+
+    def recycle(self, why: str) -> None:
+        """Have a fresh worker take over in an idle moment."""
+        if self.handover.recycle is None:
+            log.warning("worker.recycle", model=self.name, why=why)
+        self.handover.recycle = why
+        self._changed.set()
+
+    def tend(self, now: float) -> None:
+        """Look after its worker; called about once a second."""
 
     def wake(self) -> None:
         """Look again: memory was freed."""
@@ -125,8 +149,8 @@ class Keeper:
     def kill(self) -> None:
         """Leave for good, at once."""
         self.close(0.0)
-        if self._worker is not None:
-            self._worker.kill(self._why_over())
+        for each in self._tenures:
+            each.worker.kill(self._why_over())
 
     def fault(self, error: str) -> None:
         """Take note that the coroutine itself died; only a new keeper can help."""
@@ -135,66 +159,29 @@ class Keeper:
 
     # ── requests ──
 
-    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
+    def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """See `Supervisor.generate`."""
-        ticket = self._join()
-        try:
-            worker = await self._place(ticket)
-            while not worker.alive:  # it died after it was handed out: nothing is lost yet
-                self._line.return_to_front(ticket)
-                worker = await self._place(ticket)
-            async with contextlib.aclosing(worker.generate(request)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self._leave(ticket)
+        return self.entrance.generate(self.plan.model, request)
 
-    def _join(self) -> Ticket:
-        model = self.plan.model
+    def _why_closed(self) -> errors.EdgedError | None:
         if self._over is not None:
-            raise errors.ShuttingDown(self._why_over(), retry_after_s=5)
+            return errors.ShuttingDown(self._why_over(), retry_after_s=5)
         if self._drained:
-            raise errors.ModelDrained(
+            return errors.ModelDrained(
                 f"model {self.name!r} is out of service; `edged load {self.name}` brings it back",
                 retry_after_s=60,
             )
         if self.state == "failed" and not self._retry:
-            raise errors.ModelFailed(f"model {self.name!r} cannot be used: {self.error}")
-        ticket = self._line.join(time.monotonic(), parallel=model.parallel, queue=model.queue)
-        self._changed.set()
-        return ticket
+            return errors.ModelFailed(f"model {self.name!r} cannot be used: {self.error}")
+        return None
 
-    def _leave(self, ticket: Ticket) -> None:
-        self.last_used = time.monotonic()
-        self._line.leave(ticket, self.last_used)
+    def _came_or_left(self) -> None:
+        self.handover.note_line()
         self._changed.set()
 
-    async def _place(self, ticket: Ticket) -> WorkerProcess:
-        while not ticket.worker.done():
-            now = time.monotonic()
-            if self.state == "ready":
-                left_s = ticket.joined + self._limits.queue_wait_s - now
-            else:
-                # A model that was ready and is not any more gets its time anew.
-                left_s = max(ticket.joined, self._unready_at) + self._limits.start_wait_s - now
-            if left_s <= 0:
-                raise self._too_late()
-            await asyncio.wait([ticket.worker], timeout=left_s)
-        return ticket.worker.result()
-
-    def _too_late(self) -> errors.EdgedError:
-        if self.state == "ready":
-            waited_s = self._limits.queue_wait_s
-            return errors.ServiceUnavailable(
-                f"model {self.name!r} was busy for {waited_s:.0f} s; try again later",
-                retry_after_s=30,
-            )
-        why = f" ({self.error})" if self.error else ""
-        return errors.ModelLoading(
-            f"model {self.name!r} is {self.state} and was not ready "
-            f"within {self._limits.start_wait_s:.0f} s{why}; try again later",
-            retry_after_s=30,
-        )
+    def _moved(self) -> None:
+        self._on_state()  # memory may have come back
+        self._changed.set()
 
     # ── the coroutine ──
 
@@ -203,7 +190,8 @@ class Keeper:
         try:
             while self._over is None:
                 self._changed.clear()
-                if self.plan.launch is None:
+                target = self.succession.target
+                if target.launch is None:
                     self._retry = False
                     self._be_without_worker()
                     await self._wait()
@@ -214,158 +202,222 @@ class Keeper:
                     await self._wait()
                 else:
                     self._retry = False
-                    await self._run_worker(self.plan.launch)
+                    await self._serve_with(target)
+            await self.handover.see_off_all(self._drain_end(), self._why_over())
         finally:
-            self._line.dismiss(errors.ShuttingDown(self._why_over(), retry_after_s=5))
-            if self._worker is not None:  # only when this coroutine was cancelled
-                self._worker.kill(self._why_over())
+            self.entrance.line.dismiss(errors.ShuttingDown(self._why_over(), retry_after_s=5))
+            for each in self._tenures:  # only when this coroutine was cancelled
+                each.worker.kill(self._why_over())
 
     def _be_without_worker(self) -> None:
         if self.plan.refusal is not None:
             self._fail(self.plan.refusal)
         else:  # an upstream: the api passes its requests through
             self._be("ready")
-            self._line.dismiss(errors.ModelFailed(f"model {self.name!r} is served elsewhere"))
+            elsewhere = errors.ModelFailed(f"model {self.name!r} is served elsewhere")
+            self.entrance.line.dismiss(elsewhere)
 
     def _is_wanted(self) -> bool:
-        by_plan = self.plan.model.load == "startup" and not self._evicted
-        return by_plan or self._line.waiting > 0
+        by_plan = self.plan.model.load == "startup" and not self._evicted and not self._drained
+        return by_plan or self.entrance.line.waiting > 0
 
-    async def _run_worker(self, launch: Launch) -> None:
+    async def _serve_with(self, plan: ModelPlan) -> None:
+        """Start a worker of `plan` and serve with it, and with whoever takes over from it."""
         self._be("starting")
         self._evicted = False
-        if not await self._get_room(launch):
+        lease = await self._get_room(plan)
+        if lease is None:
             return
-        worker = WorkerProcess(
-            launch,
-            self._worker_argv,
-            adapters=self.plan.files,
+        self.tenure = self._begin(plan, lease)
+        self._on_state()
+        try:
+            if await self._load(self.tenure):
+                await self._serve()
+        finally:
+            await self.handover.drop_successor()
+            last = self.tenure
+            await last.end(self._why_left(last.plan))
+            self.last_words = last.worker.stderr_tail
+            self.tenure = None
+            self._unload = False
+            self._on_state()  # somebody may wait for the memory
+        await self._afterwards(last)
+
+    def _begin(self, plan: ModelPlan, lease: Lease) -> Tenure:
+        return Tenure(
+            plan,
+            lease,
+            self._memory,
+            worker_argv=self._worker_argv,
             limits=self._limits,
             on_change=self._changed.set,
+            on_death=self.entrance.died,
         )
-        self._worker = worker
-        try:
-            if await self._load(worker):
-                await self._serve(worker)
-        finally:
-            await worker.stop(self._why_left(launch))
-            self._last_words = worker.stderr_tail
-            self._worker = None
-            self._unload = False
-            self.reserved_bytes = 0
-            self._on_state()  # somebody may wait for the memory
-        await self._afterwards(worker)
 
-    async def _get_room(self, launch: Launch) -> bool:
-        """Reserve memory, waiting for those who leave; False when there is none to be had."""
+    async def _get_room(self, plan: ModelPlan) -> Lease | None:
+        """Reserve memory, waiting for those who leave; None when there is none to be had."""
         try:
-            while self._over is None and self.plan.launch == launch:
+            while self._over is None and self.succession.target.launch == plan.launch:
                 self._changed.clear()
-                if self._reserve(self):
-                    return True
-                await self._wait(self._limits.drain_s)
+                lease = self._memory.claim(self, plan)
+                if lease is not None:
+                    return lease
+                self._be("starting", self._memory.why_waiting(self))
+                await self._wait(_LOOK_S)
+                if not self._is_wanted():
+                    break
         except errors.InsufficientMemory as error:
             if error.message != self.error:  # else it is only the next try
                 log.warning("model.no_memory", model=self.name, reason=error.message)
-            self._line.dismiss(error)
+            self.entrance.line.dismiss(error)
             if self.plan.model.load == "startup":
                 await self._back_off(self._limits.memory_retry_s, error.message)
             else:
                 self._be("stopped", error.message)
-        return False
+        finally:
+            self._memory.withdraw(self)
+        return None
 
-    async def _load(self, worker: WorkerProcess) -> bool:
+    async def _load(self, tenure: Tenure) -> bool:
         """Return whether it became ready; gives up early when it is not wanted any more."""
-        loading = asyncio.create_task(worker.start())
+        launch = tenure.launch
+        proof = self.succession.is_on_trial(launch)
+        loading = asyncio.create_task(tenure.start(proof=proof))
         loading.add_done_callback(lambda _: self._changed.set())
         try:
             while not loading.done():
                 self._changed.clear()
-                if self._over is not None or self.plan.launch != worker.launch:
-                    await worker.stop(self._why_left(worker.launch))
+                if self._over is not None or self.succession.target.launch != launch:
+                    await tenure.worker.stop(self._why_left(tenure.plan))
                 await self._wait()
         finally:
             loading.cancel()
         failure = loading.exception()
         if failure is None:
-            self._ready_at = time.monotonic()
-            self._be("ready")
-            log.info(
-                "worker.ready",
-                model=self.name,
-                pid=worker.pid,
-                engine=worker.launch.engine,
-                seconds=round(loading.result().load_s, 2),
-            )
+            self._take_office(tenure)
             return True
-        if isinstance(failure, BadModelError):
-            self._fail(str(failure))
+        if isinstance(failure, BadModelError | ProofError):
+            if self.succession.failed(launch, str(failure)):
+                self._tell_rolled_back()
+            else:
+                self._fail(str(failure))
         elif not isinstance(failure, errors.WorkerCrashed):
             raise failure
         return False
 
-    async def _serve(self, worker: WorkerProcess) -> None:
+    def _take_office(self, tenure: Tenure) -> None:
+        """Let the line's requests go to this worker from now on."""
+        self.succession.ready(tenure.plan, time.monotonic())
+        self.handover.recycle = None
+        self._be("ready")
+        log.info(
+            "worker.ready",
+            model=self.name,
+            pid=tenure.worker.pid,
+            engine=tenure.launch.engine,
+            seconds=round(tenure.load_s, 2),
+        )
+
+    async def _serve(self) -> None:
         """Hand requests to the worker until it has to leave and its requests ended, or it died."""
-        while worker.alive:
+        line = self.entrance.line
+        while self.tenure is not None and self.tenure.worker.alive:
             self._changed.clear()
             now = time.monotonic()
-            why = self._why_to_leave(worker.launch, now)
+            tenure, must_stop = await self.handover.follow(
+                self.tenure,
+                going=self._over is not None or self._evicted,
+                draining=self.state == "draining",
+                in_use=self._in_use,
+            )
+            if tenure is not self.tenure:
+                self.tenure = tenure
+                self._take_office(tenure)
+            why = self._why_to_leave(must_stop=must_stop, now=now)
             if why is None:
                 self._be("ready")
             else:
                 if self.state != "draining":
-                    log.info("worker.draining", model=self.name, pid=worker.pid, why=why)
+                    log.info("worker.draining", model=self.name, pid=tenure.worker.pid, why=why)
                 self._be("draining")
-                finished = self._line.admitted == 0
-                if why in _LAST_CALL:  # nobody comes after it: it serves who came before
-                    finished = finished and self._line.waiting == 0
+                finished = not line.held_by(tenure.worker)
+                if why in LAST_CALL:  # nobody comes after it: it serves who came before
+                    finished = finished and line.waiting == 0
                 if finished or now >= self._drain_end():
                     return
-            if why is None or why in _LAST_CALL:
-                self._line.admit(worker, now, parallel=worker.launch.parallel)
-            await self._wait(self._next_look_s(now))
+            if why is None or why in LAST_CALL:
+                line.admit(tenure.worker, now, parallel=tenure.launch.parallel)
+            await self._wait(self._next_look_s(tenure, now))
 
-    def _why_to_leave(self, running: Launch, now: float) -> str | None:
+    # ── when, why, what then ──
+
+    def _tell_rolled_back(self) -> None:
+        log.error(
+            "model.rolled_back",
+            model=self.name,
+            reason=self.succession.rolled_back,
+            meaning="its earlier settings stay in force until models.toml or the file is mended",
+        )
+        self._on_state()
+
+    @property
+    def _tenures(self) -> list[Tenure]:
+        found = (self.tenure, self.handover.successor, *self.handover.retired)
+        return [each for each in found if each is not None]
+
+    @property
+    def _in_use(self) -> bool:
+        return self.entrance.line.admitted > 0 or self.entrance.line.waiting > 0
+
+    def _why_to_leave(self, *, must_stop: bool, now: float) -> Leave | None:
         model = self.plan.model
-        busy = self._line.admitted > 0 or self._line.waiting > 0
-        if (
-            busy and self._evicted and not self._unload
-        ):  # a request was faster; who wanted the memory asks again
-            self._evicted = False
+        if self._in_use and self._evicted and not self._unload:
+            self._evicted = False  # a request was faster; who wanted the memory asks again
             self._on_state()
         return why_leave(
             over=self._over,
-            running=running,
-            wanted=self.plan.launch,
-            evicted=self._evicted,
+            replaced=must_stop,
             drained=self._drained,
             unloaded=self._unload,
-            idle_s=0.0 if busy else now - max(self.last_used, self._since),
+            evicted=self._evicted,
+            idle_s=0.0 if self._in_use else now - max(self.last_used, self.since),
             idle_unload_s=None if model.load == "startup" else model.idle_unload_s,
         )
 
     def _drain_end(self) -> float:
-        return self._since + self._limits.drain_s if self._leave_by is None else self._leave_by
+        return self.since + self._limits.drain_s if self._leave_by is None else self._leave_by
 
-    def _next_look_s(self, now: float) -> float | None:
+    def _next_look_s(self, tenure: Tenure, now: float) -> float | None:
         if self.state == "draining":
             return max(0.0, self._drain_end() - now)
+        looks = [self.succession.look(tenure.launch, now)]
         idle_unload_s = self.plan.model.idle_unload_s
-        if self.plan.model.load == "startup" or idle_unload_s is None:
-            return None
-        return max(1.0, max(self.last_used, self._since) + idle_unload_s - now)
+        if self.plan.model.load != "startup" and idle_unload_s is not None:
+            looks.append(max(self.last_used, self.since) + idle_unload_s - now)
+        return max(1.0, min(found)) if (found := [s for s in looks if s is not None]) else None
 
-    async def _afterwards(self, worker: WorkerProcess) -> None:
+    async def _afterwards(self, tenure: Tenure) -> None:
         """Decide what follows on a worker that is gone."""
+        worker = tenure.worker
         if worker.exit is None or worker.exit.asked or self.state == "failed":
             return
-        self._restarts += 1
+        self.restarts += 1
         cause = worker.exit.cause
+        if self.succession.crashed(tenure.launch, cause):
+            self._tell_rolled_back()
+            return
         if self.state == "starting":
             wait_s = self._backoff.start_failed()
         else:
-            wait_s = self._backoff.crashed(time.monotonic() - self._ready_at)
-        log.error("worker.died", model=self.name, pid=worker.pid, cause=cause, retry_in_s=wait_s)
+            wait_s = self._backoff.crashed(time.monotonic() - tenure.lease.ready_at)
+        log.error(
+            "worker.died",
+            model=self.name,
+            pid=worker.pid,
+            cause=cause,
+            retry_in_s=wait_s,
+            last_words=list(worker.stderr_tail[-5:]) or None,
+        )
         if wait_s is None:
             self._fail(f"{self._limits.bad_starts} starts in a row failed; the last: {cause}")
         else:
@@ -373,12 +425,12 @@ class Keeper:
 
     async def _back_off(self, wait_s: float, error: str) -> None:
         self._be("backoff", error)
-        launch = self.plan.launch
+        launch = self.succession.target.launch
         self._retry = False
         end = time.monotonic() + wait_s
         while (left_s := end - time.monotonic()) > 0 and self._over is None:
             self._changed.clear()
-            if self._retry and self.plan.launch != launch:
+            if self._retry and self.succession.target.launch != launch:
                 self._backoff.reset()
                 return
             await self._wait(left_s)
@@ -392,23 +444,25 @@ class Keeper:
         if error is not None or state == "ready":
             self.error = error
         if state != self.state:
-            self._since = time.monotonic()
-            if self.state == "ready":
-                self._unready_at = self._since
+            self.since = time.monotonic()
             self.state = state
             self._on_state()
+        self.entrance.note(state, self.error)
 
     def _fail(self, error: str) -> None:
+        if (newest := self.succession.rolled_back) is not None:
+            error = f"{newest}; and its earlier settings do not work any more: {error}"
         if self.state != "failed" or self.error != error:
             log.error("model.failed", model=self.name, reason=error)
         self._be("failed", error)
-        self._line.dismiss(errors.ModelFailed(f"model {self.name!r} cannot be used: {error}"))
+        cannot = errors.ModelFailed(f"model {self.name!r} cannot be used: {error}")
+        self.entrance.line.dismiss(cannot)
 
-    def _why_left(self, launch: Launch) -> str:
+    def _why_left(self, plan: ModelPlan) -> str:
         """Return what a request is told that the worker could not finish."""
         if self._over is not None:
             return self._why_over()
-        if self.plan.launch != launch:
+        if self.succession.target.launch != plan.launch:
             return f"model {self.name!r} was changed and the request did not end in time"
         return f"model {self.name!r} was unloaded"
 
@@ -422,13 +476,12 @@ class Keeper:
     @property
     def is_busy(self) -> bool:
         """True when its worker must not be evicted."""
-        in_use = self._line.admitted > 0 or self._line.waiting > 0
-        return in_use or self.state != "ready" or self._over is not None
+        return self._in_use or self.state != "ready" or self._over is not None
 
     @property
     def is_missing(self) -> bool:
         """True when it should be up since the start, and is not."""
-        wanted = self.plan.model.load == "startup" and not self._evicted
+        wanted = self.plan.model.load == "startup" and not self._evicted and not self._drained
         return wanted and self.state != "ready"
 
     @property
@@ -436,49 +489,26 @@ class Keeper:
         """True when its worker's memory comes back by itself."""
         return self._over is not None or self._evicted or self.state == "draining"
 
+    @property
+    def is_unloading(self) -> bool:
+        """True until an `unload` is done, or was taken back."""
+        return self._unload and self._over is None
+
+    @property
+    def pinned(self) -> bool:
+        """True when it leaves for nobody."""
+        return self.plan.model.pin
+
+    @property
+    def last_used(self) -> float:
+        """When the last request ended, on the monotonic clock."""
+        return self.entrance.last_used
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest waiting request came; None while nobody waits."""
+        return self.entrance.line.waiting_since
+
     def status(self) -> ModelStatus:
         """Return the model as `/status` shows it."""
-        plan, worker = self.plan, self._worker
-        rss_bytes = worker.rss_bytes() if worker else None
-        estimate = plan.memory.total_bytes if plan.memory else None
-        ready = worker.ready if worker else None
-        return ModelStatus(
-            name=self.name,
-            state=self.state,
-            engine=plan.engine,
-            aliases=plan.model.aliases,
-            reasons=plan.reasons,
-            error=self.error,
-            since_s=round(time.monotonic() - self._since, 3),
-            pid=worker.pid if worker else None,
-            context=plan.context,
-            parallel=plan.model.parallel,
-            memory_bytes=rss_bytes if rss_bytes is not None else estimate,
-            open=self._line.admitted,
-            queued=self._line.waiting,
-            restarts=self._restarts,
-            progress=worker.loaded_fraction if worker and self.state == "starting" else None,
-            load_s=ready.load_s if ready else None,
-            build=ready.build if ready else None,
-            stats=worker.stats if worker else None,
-            stderr_tail=worker.stderr_tail if worker else self._last_words,
-            kind=plan.kind,
-            settings=Settings.of(worker.launch if worker else plan.launch),
-            adapters=self._adapters(),
-        )
-
-    def _adapters(self) -> tuple[AdapterStatus, ...]:
-        stats = self._worker.stats if self._worker else None
-        told = {each.name: each for each in stats.adapters} if stats else {}
-
-        def status(adapter: AdapterPlan) -> AdapterStatus:
-            if adapter.refusal is not None:
-                return AdapterStatus(adapter.name, "failed", adapter.scale, adapter.refusal)
-            found = told.get(adapter.name)
-            if found is None:
-                return AdapterStatus(
-                    adapter.name, "loading" if self._worker else "stopped", adapter.scale
-                )
-            return AdapterStatus(adapter.name, found.state, adapter.scale, found.error or None)
-
-        return tuple(status(adapter) for adapter in self.plan.adapters)
+        return shown.status_of(self)

@@ -2,13 +2,15 @@
 
 How it loads stands in the file's name behind `--`: `m--slow-0.5`, `m--bad`, `m--dies`,
 `m--no-engine`, `m--dies-until-FILE` (until a file of that name lies beside it), `m--stubborn`
-(ignores SIGTERM), `m--deaf` (never reads what comes after Load), `m--silent` (loads for ever
-without a word). How it answers stands in the prompt; see `answer`.
+(ignores SIGTERM), `m--unfit` (every request fails), `m--cursed` (dies of its second request),
+`m--fat-MB` (takes so much), `m--deaf` (never reads what comes after Load), `m--silent` (loads for
+ever without a word). How it answers stands in the prompt; see `answer`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
@@ -23,6 +25,7 @@ from edged.protocol import (
     Abort,
     Delta,
     Event,
+    Failed,
     Finish,
     Frames,
     Generate,
@@ -53,6 +56,8 @@ class FakeWorker:
         self.tokens = 0
         self.ballast: list[bytes] = []
         self.deaf = False
+        self.how = ""
+        self.asked = 0
 
     def send(self, message: ToDaemon) -> None:
         self.writer.write(self.frames.encode(message))
@@ -63,8 +68,8 @@ class FakeWorker:
 
     # ── load ──
 
-    async def load(self, launch: Launch) -> None:
-        how = Path(launch.path).stem.partition("--")[2]
+    async def load(self, launch: Launch) -> None:  # noqa: C901
+        how = self.how = Path(launch.path).stem.partition("--")[2]
         began = time.monotonic()
         self.send(Loading(0.0))
         if how == "bad":
@@ -82,6 +87,8 @@ class FakeWorker:
             for n in range(steps):
                 await asyncio.sleep(float(how.removeprefix("slow-")) / steps)
                 self.send(Loading((n + 1) / steps))
+        elif how.startswith("fat-"):
+            self.ballast.append(os.urandom(1 << 20) * int(how.removeprefix("fat-")))
         elif how == "silent":
             await asyncio.Event().wait()
         elif how == "stubborn":
@@ -134,6 +141,12 @@ class FakeWorker:
 
     async def run(self, request: Generate) -> None:
         n_tokens = 0
+        self.asked += 1
+        if self.how == "unfit":
+            self.event(Failed(request.id, "internal_error", "no logits came of it"))
+            return
+        if self.how == "cursed" and self.asked > 1:
+            os.kill(os.getpid(), signal.SIGSEGV)
         self.event(Started(request.id, prompt_tokens=1))
         async for piece in self.answer(request):
             self.event(Delta(request.id, content=piece))
@@ -188,9 +201,10 @@ class FakeWorker:
                 for n in range(int(rest[0])):
                     print(f"line {n}", file=sys.stderr)
                 yield "written"
-            case "balloon":  # balloon MB
+            case "balloon":  # balloon MB [HOLD_S]
                 self.ballast.append(os.urandom(1 << 20) * int(rest[0]))
                 yield "fat"
+                await asyncio.sleep(float(rest[1]) if len(rest) > 1 else 0)
             case _:
                 yield f"no such command: {command}"
 
@@ -234,5 +248,6 @@ async def load(worker: FakeWorker, launch: Launch) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
