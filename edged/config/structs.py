@@ -119,6 +119,7 @@ class Model(Struct, frozen=True):
     queue: int = 64
     output_format: OutputFormat = "auto"
     probe: str | None = None  # what a worker must answer before it takes over from another
+    recycle_growth_bytes: int | None = None  # None: edged decides; 0: never
     sampling: Sampling = Sampling()
     llamacpp: LlamaCppOptions = LlamaCppOptions()
     lmdeploy: LmdeployOptions = LmdeployOptions()

@@ -43,6 +43,7 @@ class Limits(Struct, frozen=True):
     patience_s: float = 15.0  # then a model whose requests wait makes a busy one give way
     proving_s: float = 60.0  # a changed model that crashes twice in this time is taken back
     proof_s: float = 120.0  # for its first token, and for its probe
+    probe_idle_s: float = 600.0  # a worker that nobody asked for so long is asked for one token
     poison_s: float = 600.0  # a request that killed the worker twice is refused for so long
     bad_starts: int = 5  # in a row, then the model is failed
 
@@ -57,6 +58,19 @@ _USUAL = 3.0  # times the longest step so far: what is longer is no step any mor
 _WORKING = 0.02  # of a core; the worker's own loop takes less than a tenth of it
 
 
+class Steps:
+    """How long the engine steps of one launch take; outlives its workers."""
+
+    def __init__(self) -> None:
+        self.signs = 0
+        self.longest_s = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Learn from one; short ones are not told apart from ticks."""
+        self.signs += 1
+        self.longest_s = max(self.longest_s, seconds)
+
+
 class Liveness:
     """Tells a hung worker from a busy one, fed with what was heard and a tick every TICK_S.
 
@@ -68,16 +82,15 @@ class Liveness:
     itself was stopped for a minute, no worker may be blamed for it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
         self._limits = limits
+        self._steps = steps or Steps()
         self._ticked: float | None = None
         self._loaded = False
         self._silent_s = 0.0
         self._stuck_s = 0.0
         self._idle_s = 0.0  # of the stuck time: without any work either
         self._progress: int | None = None
-        self._signs = 0
-        self._longest_s = 0.0
         self._worked_s: float | None = None
 
     def loading(self) -> None:
@@ -96,17 +109,16 @@ class Liveness:
         if stats is not None and stats.progress != self._progress:
             self._progress = stats.progress
             if self._stuck_s > 0:
-                self._signs += 1
-                self._longest_s = max(self._longest_s, self._stuck_s)
+                self._steps.took(self._stuck_s)
             self._stuck_s = self._idle_s = 0.0
 
     @property
     def stuck_after_s(self) -> float:
         """How long it may do nothing while requests are open: learned from its own steps."""
         limits = self._limits
-        if self._signs < _SIGNS:
+        if self._steps.signs < _SIGNS:
             return limits.progress_s
-        return min(limits.progress_s, max(limits.stuck_s, _USUAL * self._longest_s))
+        return min(limits.progress_s, max(limits.stuck_s, _USUAL * self._steps.longest_s))
 
     def tick(self, now: float, *, busy: bool, working_s: float | None = None) -> str | None:
         """Return why the worker counts as hung, in words for the operator, or None.
@@ -131,7 +143,7 @@ class Liveness:
         elif self._idle_s >= self.stuck_after_s:
             return (
                 f"hung: requests open, but neither an engine step nor any work for "
-                f"{self._idle_s:.0f} s; its longest step took {self._longest_s:.1f} s"
+                f"{self._idle_s:.0f} s; its longest step took {self._steps.longest_s:.1f} s"
             )
         return None
 

@@ -9,10 +9,10 @@ from edged.plan import AdapterPlan
 from edged.status import AdapterStatus, ModelStatus, Settings
 
 if TYPE_CHECKING:
-    from edged.supervisor.keeper import Keeper
+    from edged.supervisor.wishes import Wishes
 
 
-def status_of(keeper: Keeper) -> ModelStatus:
+def status_of(keeper: Wishes) -> ModelStatus:
     """Return the model as it stands now."""
     wanted, running = keeper.plan, keeper.succession.target
     tenure, line = keeper.tenure, keeper.entrance.line
@@ -52,7 +52,7 @@ def status_of(keeper: Keeper) -> ModelStatus:
     )
 
 
-def _adapters(keeper: Keeper) -> tuple[AdapterStatus, ...]:
+def _adapters(keeper: Wishes) -> tuple[AdapterStatus, ...]:
     worker = keeper.tenure.worker if keeper.tenure else None
     stats = worker.stats if worker else None
     told = {each.name: each for each in stats.adapters} if stats else {}

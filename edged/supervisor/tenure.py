@@ -14,7 +14,7 @@ from edged import errors
 from edged.plan import ModelPlan
 from edged.protocol import Launch
 from edged.supervisor.claims import Lease, Memory
-from edged.supervisor.lifecycle import Limits
+from edged.supervisor.lifecycle import Limits, Steps
 from edged.supervisor.proof import prove
 from edged.supervisor.worker_process import WorkerProcess
 
@@ -30,6 +30,7 @@ class Tenure:
         *,
         worker_argv: Sequence[str],
         limits: Limits,
+        steps: Steps,
         on_change: Callable[[], None],
         on_death: Callable[[WorkerProcess], None],
     ) -> None:
@@ -45,6 +46,7 @@ class Tenure:
             worker_argv,
             adapters=plan.files,
             limits=limits,
+            steps=steps,
             on_change=on_change,
             on_death=on_death,
         )

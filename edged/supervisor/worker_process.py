@@ -45,6 +45,7 @@ from edged.supervisor.lifecycle import (
     TICK_S,
     Limits,
     Liveness,
+    Steps,
     blames_requests,
     cause_of_death,
     is_permanent,
@@ -83,6 +84,7 @@ class WorkerProcess:
         *,
         adapters: tuple[AdapterFile, ...] = (),
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        steps: Steps | None = None,
         on_change: Callable[[], None] = lambda: None,
         on_death: Callable[[WorkerProcess], None] = lambda _: None,
     ) -> None:
@@ -101,7 +103,7 @@ class WorkerProcess:
         self._on_change = on_change  # called when it became ready, and when it is gone
         self._streams: dict[int, Stream] = {}
         self._last_id = 0
-        self._liveness = Liveness(limits)
+        self._liveness = Liveness(limits, steps)
         self._asked: str | None = None  # why we ended it, for the requests that it still held
         self._is_hang = False
         self._verdict = ""  # of `give_up`

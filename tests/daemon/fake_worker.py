@@ -58,6 +58,7 @@ class FakeWorker:
         self.deaf = False
         self.how = ""
         self.asked = 0
+        self.halted = False  # no step any more, for anybody; the loop lives
 
     def send(self, message: ToDaemon) -> None:
         self.writer.write(self.frames.encode(message))
@@ -142,6 +143,8 @@ class FakeWorker:
     async def run(self, request: Generate) -> None:
         n_tokens = 0
         self.asked += 1
+        if self.halted:
+            await asyncio.Event().wait()
         if self.how == "unfit":
             self.event(Failed(request.id, "internal_error", "no logits came of it"))
             return
@@ -152,6 +155,8 @@ class FakeWorker:
             self.event(Delta(request.id, content=piece))
             n_tokens += 1
             self.tokens += 1
+            if self.halted:
+                await asyncio.Event().wait()
             await self.writer.drain()
         usage = Usage(prompt_tokens=1, completion_tokens=n_tokens)
         self.event(Finish(request.id, "stop", usage=usage))
@@ -177,6 +182,9 @@ class FakeWorker:
                     yield "x" * 1000
                     await asyncio.sleep(0)
             case "stall":  # alive, but no step any more
+                await asyncio.Event().wait()
+            case "halt":  # as stall, for everybody
+                self.halted = True
                 await asyncio.Event().wait()
             case "freeze":  # not even alive
                 while True:
