@@ -129,6 +129,11 @@ class _Snapshot:
             "1 while the newest models.toml is not in force.",
             value=int(config.problem is not None),
         )
+        yield GaugeMetricFamily(
+            "edged_loop_lag_seconds",
+            "The most that the daemon's loop was late in the last minute.",
+            value=self._status.loop_lag_s,
+        )
         state = GaugeMetricFamily(
             "edged_model_state", "1 for the state that the model is in.", labels=["model", "state"]
         )

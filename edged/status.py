@@ -108,3 +108,5 @@ class Status(Struct, frozen=True):
     config: ConfigStatus
     hardware: Hardware
     models: tuple[ModelStatus, ...]
+    loop_lag_s: float = 0.0  # the most that the daemon's loop was late in the last minute
+    ledger_problem: str | None = None  # why measured memory is not kept on the disk

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     # systemd's manners and the file watch know nothing of models
     "edged.daemon.systemd": GROUND,
     "edged.daemon.watch": GROUND,
+    "edged.daemon.lag": set(),
     "edged.daemon.listeners": GROUND | {"edged.config"},
     # the child
     "edged.worker": GROUND | {"edged.store.folders"},

@@ -27,6 +27,7 @@ def serve_here(context: typer.Context) -> None:
 
 
 app.command("check")(check.check)
+app.command("plan")(check.check)
 app.command("status")(show.status)
 app.command("models")(show.models)
 app.command("reload")(orders.reload)

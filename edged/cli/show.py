@@ -68,6 +68,8 @@ def _page(found: dict[str, Any]) -> RenderableType:
             Text(f"THE NEWEST models.toml IS NOT IN FORCE:\n{config['problem']}", "bold red")
         )
     parts.append(_models(found["models"]))
+    if found["ledger_problem"]:
+        parts.append(Text(f"note: {found['ledger_problem']}", "yellow"))
     parts += [Text(f"note: {note}", "yellow") for note in hardware["notes"]]
     return Group(*parts)
 

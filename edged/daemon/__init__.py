@@ -26,6 +26,7 @@ from edged.api.app import create_app
 from edged.api.box import Applied
 from edged.config import Listen
 from edged.daemon import watch
+from edged.daemon.lag import Lag
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.daemon.systemd import Notifier, listen_sockets
 from edged.errors import ConfigError, ConfigRefused, ShuttingDown
@@ -121,6 +122,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._announced = False  # READY was sent; written by `_announce`
         self._exit_code = 0
+        self._lag = Lag()
         self._tasks: set[asyncio.Task[None]] = set()
         self._http = HttpServer(create_app(self), listen_sockets(), finish_s=finish_s)
 
@@ -191,6 +193,8 @@ class Daemon:
                 problem=self._problem,
             ),
             hardware=self.plan.hardware,
+            loop_lag_s=round(self._lag.worst_s, 4),
+            ledger_problem=self._supervisor.ledger.problem,
             models=self._supervisor.snapshot(),
         )
 
@@ -214,6 +218,7 @@ class Daemon:
         self._spawn(self._watch(), "watch")
         self._spawn(self._follow(), "follow")
         self._spawn(self._tidy(), "tidy")
+        self._spawn(self._lag.run(), "lag")
         if self._notifier.enabled:
             self._spawn(self._keep_informed(), "keep systemd informed")
         log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))

@@ -112,10 +112,17 @@ class Appliance:
                 *command,
                 pass_fds=fds,
                 cwd=ROOT,
-                env=os.environ | {"RUNTIME_DIRECTORY": str(self.folder)} | (env or {}),
+                env=os.environ | self._folders | (env or {}),
                 stdout=sink,
                 stderr=sink,
             )
+
+    @property
+    def _folders(self) -> dict[str, str]:
+        return {
+            "RUNTIME_DIRECTORY": str(self.folder),
+            "STATE_DIRECTORY": str(self.folder / "state"),
+        }
 
     @property
     def pid(self) -> int:
