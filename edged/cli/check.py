@@ -81,7 +81,8 @@ def _compare(new: Plan, change: Diff, held: dict[str, int]) -> _Against:
     """Return how the workers that hold memory now are replaced; one after the other, as reloads."""
     total = sum(held.values())
     after = total - sum(held.get(name, 0) for name in (*change.removed, *change.replaced))
-    beside, after_stop = [], []
+    beside: list[str] = []
+    after_stop: list[str] = []
     for name in change.replaced:
         memory = new.models[name].memory
         if name not in held:
