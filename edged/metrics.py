@@ -148,7 +148,7 @@ class _Snapshot:
         )
         yield self._gauge(
             "edged_worker_reserved_bytes",
-            "Memory that nobody else can have.",
+            "Memory that is kept for the worker.",
             lambda m: m.reserved_bytes or 0,
         )
         yield self._gauge(
