@@ -74,7 +74,7 @@ async def test_prefix_survives_restart_and_unload(tmp_path: Path) -> None:
         await box.until_logged("config.applied")
         async with asyncio.timeout(PATIENCE_S):
             while (await box.model("a"))["pid"] == pid:
-                await asyncio.sleep(0.05)
+                pass
         await box.cached_tokens("Where are the logs?")
         assert await box.stop() == 0
         assert box.files
