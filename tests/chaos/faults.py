@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.daemon.appliance import AnswerError, Appliance
 
+HALT = "hang, the loop alive"
 FAT_MB = 45  # what each fake worker takes beside Python
 
 
@@ -32,7 +33,8 @@ class Faults:
             "kill -9": (self._kill, 5),
             "crash in the engine": (self._crash, 5),
             "worker stopped (SIGSTOP)": (self._stop, 30),
-            "hang, the loop alive": (self._halt, 30),
+            # the fake worker's loop works enough to count as computing: it gets a minute
+            HALT: (self._halt, 75),
             "hang, nothing alive": (self._freeze, 30),
             "memory balloon": (self._balloon, 10),
             "good edit": (self._good_edit, 5),
