@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= models.toml
 
-.PHONY: help run test test-clients check format setup setup-dev bench lock edge-guide clean
+.PHONY: help run test test-clients check format setup setup-dev bench chaos lock edge-guide clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## ?/\t/' | expand -t 15
@@ -29,6 +29,9 @@ format: setup-dev ## let ruff format and mend what it can
 
 bench: setup-dev ## benchmarks beside llama.cpp's own servers, built from the installed sdist (ARGS="--pairs 5")
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: setup-dev ## ten minutes of faults under traffic; its rules, and the report (ARGS="--seconds 60")
+	$(BIN)/python -m tests.chaos --report docs/reliability.md $(ARGS)
 
 edge-guide:      ## train the built-in model again and write its GGUF (about two hours on a core)
 	$(or $(PYTHON),python3) -m venv .venv-train

@@ -129,6 +129,11 @@ class _Snapshot:
             "1 while the newest models.toml is not in force.",
             value=int(config.problem is not None),
         )
+        yield GaugeMetricFamily(
+            "edged_loop_lag_seconds",
+            "The most that the daemon's loop was late in the last minute.",
+            value=self._status.loop_lag_s,
+        )
         state = GaugeMetricFamily(
             "edged_model_state", "1 for the state that the model is in.", labels=["model", "state"]
         )
@@ -140,6 +145,16 @@ class _Snapshot:
         yield self._gauge("edged_open_requests", "Requests in the worker.", lambda m: m.open)
         yield self._gauge(
             "edged_worker_memory_bytes", "Memory of the worker.", lambda m: m.memory_bytes or 0
+        )
+        yield self._gauge(
+            "edged_worker_reserved_bytes",
+            "Memory that is kept for the worker.",
+            lambda m: m.reserved_bytes or 0,
+        )
+        yield self._gauge(
+            "edged_model_rolled_back",
+            "1 while earlier settings run because the newest failed.",
+            lambda m: int(m.rolled_back is not None),
         )
         restarts = CounterMetricFamily(
             "edged_worker_restarts", "Restarts of the worker after a crash.", labels=["model"]

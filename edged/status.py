@@ -97,6 +97,9 @@ class ModelStatus(Struct, frozen=True):
     settings: Settings | None = None  # of its worker, else of the plan
     adapters: tuple[AdapterStatus, ...] = ()
     fetch: FetchStatus | None = None  # while files are missing, its own or those of adapters
+    reserved_bytes: int | None = None  # memory that nobody else can have while its worker lives
+    rolled_back: str | None = None  # why its newest settings are not what runs
+    successor_pid: int | None = None  # a worker with its newest settings, not serving yet
 
 
 class ConfigStatus(Struct, frozen=True):
@@ -121,3 +124,5 @@ class Status(Struct, frozen=True):
     config: ConfigStatus
     hardware: Hardware
     models: tuple[ModelStatus, ...]
+    loop_lag_s: float = 0.0  # the most that the daemon's loop was late in the last minute
+    ledger_problem: str | None = None  # why measured memory is not kept on the disk

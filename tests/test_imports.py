@@ -49,10 +49,14 @@ MAY_IMPORT = {
     "edged.hardware.cgroup": set(),
     "edged.plan.estimate": FACTS | {"edged.store"},
     "edged.supervisor.lifecycle": GROUND,
-    "edged.supervisor.memory": GROUND | {"edged.config"},
+    "edged.supervisor.footprint": set(),
+    "edged.supervisor.memory": GROUND | {"edged.config", "edged.supervisor.lifecycle"},
+    "edged.supervisor.poison": GROUND,
+    "edged.supervisor.succession": GROUND | {"edged.plan", "edged.supervisor.lifecycle"},
     # systemd's manners and the file watch know nothing of models
     "edged.daemon.systemd": GROUND,
     "edged.daemon.watch": GROUND,
+    "edged.daemon.lag": set(),
     "edged.daemon.listeners": GROUND | {"edged.config"},
     # the child
     "edged.worker": GROUND | {"edged.store.folders"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, gc, making, models, moving, pull, serve, show
+from edged.cli import ask, bench, check, gc, making, models, moving, orders, pull, serve, show
 
 app = typer.Typer(
     name="edged",
@@ -27,8 +27,14 @@ def serve_here(context: typer.Context) -> None:
 
 
 app.command("check")(check.check)
+app.command("plan")(check.check)
 app.command("status")(show.status)
 app.add_typer(models.app, name="models")
+app.command("reload")(orders.reload)
+app.command("load")(orders.load)
+app.command("unload")(orders.unload)
+app.command("drain")(orders.drain)
+app.command("logs")(orders.logs)
 app.command("pull")(pull.pull)
 app.command("gc")(gc.collect)
 app.command("quantize")(making.quantize)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import msgspec
 import typer
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,11 +36,11 @@ def check(config_file: ConfigFile = None, url: Url = None, json_: Json = False) 
         _tell_problems(error, json_=json_)
         raise typer.Exit(_EXIT_CONFIG) from None
     made = plan.make(loaded, hardware.detect(loaded.hardware))
-    change = _change(made, url)
+    against = _against(made, url)
     if json_:
-        print(json.dumps(_as_json(made, change), indent=2))
+        print(json.dumps(_as_json(made, against), indent=2))
     else:
-        _tell(made, change)
+        _tell(made, against)
 
 
 def _tell_problems(error: ConfigProblems, *, json_: bool) -> None:
@@ -50,17 +51,52 @@ def _tell_problems(error: ConfigProblems, *, json_: bool) -> None:
         typer.echo(str(problem), err=True)
 
 
-def _change(new: Plan, url: str | None) -> Diff | None:
+class _Against(Struct, frozen=True):
+    """The new plan against the running daemon; sizes in bytes.
+
+    `beside`: replaced models whose new worker starts beside the old one, so that nobody waits;
+    `after_stop`: those whose old worker has to leave first.
+    """
+
+    change: Diff
+    held_bytes: int
+    held_after_bytes: int
+    beside: tuple[str, ...]
+    after_stop: tuple[str, ...]
+
+
+def _against(new: Plan, url: str | None) -> _Against | None:
     """Return what `new` would change in the running daemon; None if there is none to ask."""
     try:
         with reach(url, new.config.server.listen[0]) as client:
             found = client.get("/status").raise_for_status().json()
-        return in_force.diff(msgspec.convert(found["in_force"], InForce), in_force.of(new))
+        change = in_force.diff(msgspec.convert(found["in_force"], InForce), in_force.of(new))
+        held = {m["name"]: m["reserved_bytes"] for m in found["models"] if m["reserved_bytes"]}
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None
+    return _compare(new, change, held)
 
 
-def _as_json(made: Plan, change: Diff | None) -> dict[str, Any]:
+def _compare(new: Plan, change: Diff, held: dict[str, int]) -> _Against:
+    """Return how the workers that hold memory now are replaced; one after the other, as reloads."""
+    total = sum(held.values())
+    after = total - sum(held.get(name, 0) for name in (*change.removed, *change.replaced))
+    beside: list[str] = []
+    after_stop: list[str] = []
+    for name in change.replaced:
+        memory = new.models[name].memory
+        if name not in held:
+            continue
+        if new.models[name].refusal is not None or memory is None:
+            after += held[name]  # its earlier settings stay
+            continue
+        fits = total + memory.total_bytes <= new.budget_bytes
+        (beside if fits else after_stop).append(name)
+        after += memory.total_bytes
+    return _Against(change, total, after, tuple(beside), tuple(after_stop))
+
+
+def _as_json(made: Plan, against: _Against | None) -> dict[str, Any]:
     models = [
         {
             "name": name,
@@ -75,11 +111,12 @@ def _as_json(made: Plan, change: Diff | None) -> dict[str, Any]:
         "ok": True,
         "models": models,
         "budget_bytes": made.budget_bytes,
-        "change": msgspec.to_builtins(change),
+        "change": msgspec.to_builtins(against.change) if against else None,
+        "against": msgspec.to_builtins(against),
     }
 
 
-def _tell(made: Plan, change: Diff | None) -> None:
+def _tell(made: Plan, against: _Against | None) -> None:
     console = Console()
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("MODEL", "ENGINE", "MEMORY", "WHY"):
@@ -97,18 +134,32 @@ def _tell(made: Plan, change: Diff | None) -> None:
     console.print(f"{made.config.path} {verdict}.", highlight=False, markup=False)
     console.print(table)
     console.print(f"Models together may take {made.budget_bytes / _GIB:.1f} GiB.", highlight=False)
-    if change is None:
+    if against is None:
         console.print("No daemon answers, so there is nothing to compare with.")
         return
+    change = against.change
+    refused_now = [name for name in change.replaced if made.models[name].refusal]
+    other = set(change.replaced) - {*against.beside, *against.after_stop, *refused_now}
     lines = [
+        ("would keep as they are ", change.unchanged),
         ("would add ", change.added),
         ("would drain and remove ", change.removed),
-        ("would replace the worker of ", change.replaced),
+        ("would replace the worker of (beside the old one: no request waits) ", against.beside),
+        ("would replace the worker of (after the old one: requests wait) ", against.after_stop),
+        ("would replace the worker of (none runs now) ", tuple(sorted(other))),
+        ("cannot be, earlier settings would stay as far as there are any: ", refused_now),
         ("would change in place ", change.updated),
     ]
     told = [f"  {verb}{', '.join(names)}" for verb, names in lines if names]
     if change.server:
         told.append("  would change [server]")
+    if not (change.added or change.removed or change.replaced or change.updated or change.server):
+        told = []
+    if told:
+        told.append(
+            f"  workers hold {against.held_bytes / _GIB:.2f} GiB now, "
+            f"{against.held_after_bytes / _GIB:.2f} GiB afterwards"
+        )
     console.print("Against the running daemon this file:" if told else "Nothing would change.")
     for line in told:
         console.print(line, highlight=False)

@@ -69,6 +69,8 @@ def _page(found: dict[str, Any]) -> RenderableType:
             Text(f"THE NEWEST models.toml IS NOT IN FORCE:\n{config['problem']}", "bold red")
         )
     parts.append(_models(found["models"]))
+    if found["ledger_problem"]:
+        parts.append(Text(f"note: {found['ledger_problem']}", "yellow"))
     parts += [Text(f"note: {note}", "yellow") for note in hardware["notes"]]
     return Group(*parts)
 
@@ -83,7 +85,8 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
         table.add_column(name, justify="right")
     table.add_column("WHY", overflow="fold")
     for model in models:
-        why = model["error"] or "; ".join([*model["reasons"], *_fewer_threads(model["stats"])])
+        trouble = _trouble(model)
+        why = trouble or "; ".join([*model["reasons"], *_fewer_threads(model["stats"])])
         table.add_row(
             model["name"],
             Text(_state(model), COLOURS.get(model["state"], "")),
@@ -92,9 +95,15 @@ def _models(models: list[dict[str, Any]]) -> RenderableType:
             str(model["open"]),
             str(model["queued"]),
             _speed(model["stats"]) if model["kind"] == "chat" else "-",
-            Text(why, "red" if model["error"] else ""),
+            Text(why, "bold red" if model["rolled_back"] else "red" if trouble else ""),
         )
     return table
+
+
+def _trouble(model: dict[str, Any]) -> str:
+    if model["rolled_back"]:
+        return f"ITS NEWEST SETTINGS ARE NOT IN FORCE, the earlier ones run: {model['rolled_back']}"
+    return model["error"] or ""
 
 
 def _state(model: dict[str, Any]) -> str:

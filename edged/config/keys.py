@@ -161,6 +161,8 @@ MODEL: Keys = {
     "parallel": whole(1, 256),
     "queue": whole(0, _COUNT),
     "output_format": choice(OutputFormat),
+    "probe": text,
+    "recycle_growth": size_or_zero(1 << 20, 1 << 50),
     "sampling": {
         "temperature": number(0, 2),
         "top_p": number(0, 1),
@@ -217,6 +219,7 @@ FIELDS = {
     "max_rate": "max_rate_bytes",
     "prefix_cache": "prefix_cache_bytes",
     "prefix_cache_max": "prefix_cache_max_bytes",
+    "recycle_growth": "recycle_growth_bytes",
     "reserve_memory": "reserve_memory_bytes",
     "responses_keep": "responses_keep_s",
     "responses_max": "responses_max_bytes",

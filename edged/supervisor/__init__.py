@@ -1,7 +1,7 @@
 """Brings the running workers to the plan and keeps them there.
 
-One `Keeper` per model does the work; here is what concerns several of them: who exists, who gets
-memory, and the end. All of it belongs to the daemon's loop.
+One `Keeper` per model does the work; here is what concerns several of them: who exists, the
+round that looks after all workers, and the end. All of it belongs to the daemon's loop.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from edged.log import get_logger
 from edged.plan import Diff, ModelPlan, Plan
 from edged.protocol import Event, Request
 from edged.status import ModelStatus
+from edged.supervisor.claims import Memory
 from edged.supervisor.keeper import Keeper
+from edged.supervisor.ledger import Ledger
 from edged.supervisor.lifecycle import Limits
-from edged.supervisor.memory import Resident, room_for
 from edged.supervisor.worker_process import WORKER_ARGV
 
 log = get_logger()
+
+_SAVE_S = 30.0
+_MEASURE_S = 10.0
 
 
 class Supervisor:
@@ -31,13 +35,16 @@ class Supervisor:
         *,
         worker_argv: Sequence[str] = WORKER_ARGV,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        ledger: Ledger | None = None,
     ) -> None:
+        self.ledger = ledger or Ledger()
         self._worker_argv = worker_argv
         self._limits = limits
+        self._memory = Memory(self.ledger, limits)
         self._keepers: dict[str, Keeper] = {}
         self._leaving: set[Keeper] = set()  # removed models whose worker still drains
         self._tasks: dict[asyncio.Task[None], Keeper] = {}
-        self._budget_bytes = 0
+        self._round: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
 
     async def apply(self, plan: Plan, diff: Diff) -> None:
@@ -45,7 +52,8 @@ class Supervisor:
 
         Unchanged models keep their worker and their requests; what had failed is tried again.
         """
-        self._budget_bytes = plan.budget_bytes
+        self._memory.budget_bytes = plan.budget_bytes
+        self._memory.build = plan.hardware.engines.llamacpp
         for name in diff.removed:
             keeper = self._keepers.pop(name)
             self._leaving.add(keeper)
@@ -58,6 +66,8 @@ class Supervisor:
             else:
                 self._keepers[name] = self._add(model_plan)
         self._keepers = {name: self._keepers[name] for name in plan.models}  # the file's order
+        if self._round is None:
+            self._round = asyncio.create_task(self._look_after(), name="supervisor's round")
 
     def generate(self, model: str, request: Request) -> AsyncGenerator[Event, None]:
         """Yield the events of one generation: `Started`, `Delta`s, one `Finish` or `Failed`.
@@ -66,12 +76,34 @@ class Supervisor:
 
         `model` is a name, not an alias. Loads the model if needed and waits for a free place.
         Raises, before the first event only: ModelNotFound, ModelFailed, QueueFull, ModelLoading,
-        InsufficientMemory, ShuttingDown. Closing the iterator aborts the generation.
+        InsufficientMemory, PoisonedRequest, ModelDrained, ShuttingDown. Closing the iterator aborts
+        the generation.
         """
+        return self._keeper(model).generate(request)
+
+    async def load(self, model: str) -> None:
+        """Load a model as a request would, end its drain, return when it serves.
+
+        Raises what `generate` raises before its first event.
+        """
+        await self._keeper(model).load()
+
+    async def unload(self, model: str, *, drain: bool) -> None:
+        """Stop a model's worker when its requests have ended; return when it is gone.
+
+        `drain`: and refuse requests until `load`. Raises ModelNotFound.
+        """
+        keeper = self._keeper(model)
+        keeper.unload(drain=drain)
+        while keeper.is_unloading:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _keeper(self, model: str) -> Keeper:
         keeper = self._keepers.get(model)
         if keeper is None:
             raise errors.ModelNotFound(f"no model is called {model!r}", param="model")
-        return keeper.generate(request)
+        return keeper
 
     def snapshot(self) -> tuple[ModelStatus, ...]:
         """Return every model of the plan, in its order."""
@@ -103,6 +135,9 @@ class Supervisor:
                 log.error("supervisor.straggler", model=self._tasks[task].name)
                 self._tasks[task].kill()
                 task.cancel()
+        if self._round is not None:
+            self._round.cancel()
+        await self.ledger.save()
 
     def kill(self) -> None:
         """End every worker at once; a `shutdown` under way then returns."""
@@ -116,7 +151,7 @@ class Supervisor:
             plan,
             worker_argv=self._worker_argv,
             limits=self._limits,
-            reserve=self._reserve,
+            memory=self._memory,
             on_state=self._on_state,
         )
         task = asyncio.create_task(keeper.run(), name=f"keeper {keeper.name}")
@@ -139,36 +174,29 @@ class Supervisor:
             if keeper.state == "starting":
                 keeper.wake()
 
-    # ── memory ──
+    # ── the round ──
 
-    def _reserve(self, keeper: Keeper) -> bool:
-        """Give `keeper` the memory of its plan; False: ask again when somebody has left.
+    async def _look_after(self) -> None:
+        """Look at every worker again and again: memory each second, the rest more rarely."""
+        measure_at = save_at = time.monotonic()
+        while True:
+            await asyncio.sleep(self._limits.round_s)
+            now = time.monotonic()
+            try:
+                self._memory.tend(now)
+                for keeper in tuple(self._tasks.values()):
+                    keeper.tend(now)
+                if now >= measure_at:
+                    measure_at = now + _MEASURE_S
+                    await self._measure()
+                if now >= save_at:
+                    save_at = now + _SAVE_S
+                    await self.ledger.save()
+            except Exception:
+                # Our own fault must not end the round: without it nobody looks after the memory.
+                log.exception("supervisor.fault")
 
-        Raises InsufficientMemory when nobody who could leave would make enough room.
-        """
-        wanted = keeper.plan.memory.total_bytes if keeper.plan.memory else 0
-        others = [k for k in self._tasks.values() if k is not keeper and k.reserved_bytes]
-        residents = [
-            Resident(
-                model=other.name,
-                bytes=other.reserved_bytes,
-                busy=other.is_busy,
-                pinned=other.plan.model.pin,
-                last_used=other.last_used,
-            )
-            for other in others
-        ]
-        try:
-            evict = room_for(wanted, residents, self._budget_bytes)
-        except errors.InsufficientMemory:
-            if any(other.is_leaving for other in others):
-                return False
-            raise
-        if not evict:
-            keeper.reserved_bytes = wanted
-            return True
-        for other in others:
-            if other.name in evict and not other.is_busy:
-                log.info("model.evict", model=other.name, room_for=keeper.name)
-                other.evict()
-        return False
+    async def _measure(self) -> None:
+        for keeper in tuple(self._tasks.values()):
+            if keeper.tenure is not None and keeper.state == "ready":
+                await keeper.tenure.measure()

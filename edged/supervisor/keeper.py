@@ -3,7 +3,9 @@
     stopped → starting → ready → draining → stopped
                   ↘ backoff ↙ (died)     failed (cannot work until the next reload)
 
-Others only leave a wish (`reload`, `evict`, `close`, a request in the line) and set `_changed`.
+Others only leave a wish (`wishes.py`: `reload`, `evict`, `close`, a request) and set `_changed`.
+A changed model gets a second worker beside the first where both fit (`handover.py`); else the
+first leaves before the second comes. Which plan a worker runs is up to `succession.py`.
 """
 
 from __future__ import annotations
@@ -11,23 +13,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 from edged import errors
 from edged.log import get_logger
-from edged.plan import AdapterPlan, ModelPlan
-from edged.protocol import Event, Launch, Request
-from edged.status import AdapterStatus, ModelStatus, Settings, State
-from edged.supervisor.lifecycle import Backoff, Limits, why_leave
-from edged.supervisor.line import Line, Ticket
-from edged.supervisor.worker_process import BadModelError, WorkerProcess
+from edged.plan import ModelPlan
+from edged.supervisor.claims import Lease, Memory
+from edged.supervisor.lifecycle import LAST_CALL, Backoff, Leave, Limits, Steps, why_leave
+from edged.supervisor.proof import ProofError
+from edged.supervisor.tenure import Tenure
+from edged.supervisor.wishes import Wishes
+from edged.supervisor.worker_process import BadModelError
 
 log = get_logger()
 
+_LOOK_S = 1.0  # at what only time changes: the waits for memory
 
-class Keeper:
-    """One model. `reserve` asks the supervisor for memory, `on_state` tells it of every change."""
+
+class Keeper(Wishes):
+    """The coroutine of one model."""
 
     def __init__(
         self,
@@ -35,137 +39,21 @@ class Keeper:
         *,
         worker_argv: Sequence[str],
         limits: Limits,
-        reserve: Callable[[Keeper], bool],
+        memory: Memory,
         on_state: Callable[[], None],
     ) -> None:
-        self.plan = plan
-        self.name = plan.model.name
-        self.state: State = "stopped"
-        self.error: str | None = None
-        self.reserved_bytes = 0  # what its worker, running or about to, may take
-        self.last_used = time.monotonic()
+        super().__init__(plan, limits=limits, memory=memory, on_state=on_state)
         self._worker_argv = worker_argv
-        self._limits = limits
-        self._reserve = reserve
-        self._on_state = on_state
-        self._worker: WorkerProcess | None = None
-        self._line = Line(self.name)
         self._backoff = Backoff(limits)
-        self._since = self.last_used
-        self._ready_at = self.last_used
-        self._unready_at = self.last_used
-        self._restarts = 0
-        self._last_words: tuple[str, ...] = ()
-        self._evicted = False
-        self._retry = False  # a reload came: try again what had failed
-        self._over: Literal["stopping", "removed"] | None = None
-        self._leave_by: float | None = None  # when draining ends, whoever is still open
-        self._changed = asyncio.Event()
-
-    # ── wishes, from anywhere in the loop ──
-
-    def reload(self, plan: ModelPlan) -> None:
-        """Follow this plan from now on."""
-        if plan.launch != self.plan.launch:
-            self._evicted = False
-        self.plan = plan
-        if self._worker is not None and self._worker.launch == plan.launch:
-            self._worker.adapt(plan.files)
-            if plan.memory is not None and self.reserved_bytes:
-                self.reserved_bytes = plan.memory.total_bytes
-        self._retry = True
-        self._changed.set()
-
-    def evict(self) -> None:
-        """Give the memory back, if no request came in the meantime."""
-        self._evicted = True
-        self._changed.set()
-
-    def wake(self) -> None:
-        """Look again: memory was freed."""
-        self._changed.set()
-
-    def remove(self) -> None:
-        """Leave for good: the model is gone from the configuration. Open requests may finish."""
-        self._over = "removed"
-        self._changed.set()
-
-    def close(self, leave_by: float) -> None:
-        """Leave for good: the daemon stops. Requests that can finish by `leave_by` may."""
-        self._over = "stopping"
-        self._leave_by = leave_by
-        self._changed.set()
-
-    def kill(self) -> None:
-        """Leave for good, at once."""
-        self.close(0.0)
-        if self._worker is not None:
-            self._worker.kill(self._why_over())
-
-    def fault(self, error: str) -> None:
-        """Take note that the coroutine itself died; only a new keeper can help."""
-        self._retry = False
-        self._fail(error)
-
-    # ── requests ──
-
-    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
-        """See `Supervisor.generate`."""
-        model = self.plan.model
-        if self._over is not None:
-            raise errors.ShuttingDown(self._why_over(), retry_after_s=5)
-        if self.state == "failed" and not self._retry:
-            raise errors.ModelFailed(f"model {self.name!r} cannot be used: {self.error}")
-        ticket = self._line.join(time.monotonic(), parallel=model.parallel, queue=model.queue)
-        self._changed.set()
-        try:
-            worker = await self._place(ticket)
-            while not worker.alive:  # it died after it was handed out: nothing is lost yet
-                self._line.return_to_front(ticket)
-                worker = await self._place(ticket)
-            async with contextlib.aclosing(worker.generate(request)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self.last_used = time.monotonic()
-            self._line.leave(ticket, self.last_used)
-            self._changed.set()
-
-    async def _place(self, ticket: Ticket) -> WorkerProcess:
-        while not ticket.worker.done():
-            now = time.monotonic()
-            if self.state == "ready":
-                left_s = ticket.joined + self._limits.queue_wait_s - now
-            else:
-                # A model that was ready and is not any more gets its time anew.
-                left_s = max(ticket.joined, self._unready_at) + self._limits.start_wait_s - now
-            if left_s <= 0:
-                raise self._too_late()
-            await asyncio.wait([ticket.worker], timeout=left_s)
-        return ticket.worker.result()
-
-    def _too_late(self) -> errors.EdgedError:
-        if self.state == "ready":
-            waited_s = self._limits.queue_wait_s
-            return errors.ServiceUnavailable(
-                f"model {self.name!r} was busy for {waited_s:.0f} s; try again later",
-                retry_after_s=30,
-            )
-        why = f" ({self.error})" if self.error else ""
-        return errors.ModelLoading(
-            f"model {self.name!r} is {self.state} and was not ready "
-            f"within {self._limits.start_wait_s:.0f} s{why}; try again later",
-            retry_after_s=30,
-        )
-
-    # ── the coroutine ──
+        self._steps, self._taught_by = Steps(), plan.launch
 
     async def run(self) -> None:
         """Keep the model until `remove` or `close`; return when nothing of it is left."""
         try:
             while self._over is None:
                 self._changed.clear()
-                if self.plan.launch is None:
+                target = self.succession.target
+                if target.launch is None:
                     self._retry = False
                     self._be_without_worker()
                     await self._wait()
@@ -176,157 +64,215 @@ class Keeper:
                     await self._wait()
                 else:
                     self._retry = False
-                    await self._run_worker(self.plan.launch)
+                    await self._serve_with(target)
+            await self.handover.see_off_all(self._drain_end(), self._why_over())
         finally:
-            self._line.dismiss(errors.ShuttingDown(self._why_over(), retry_after_s=5))
-            if self._worker is not None:  # only when this coroutine was cancelled
-                self._worker.kill(self._why_over())
+            self.entrance.line.dismiss(errors.ShuttingDown(self._why_over(), retry_after_s=5))
+            for each in self._tenures:  # only when this coroutine was cancelled
+                each.worker.kill(self._why_over())
 
     def _be_without_worker(self) -> None:
         if self.plan.is_fetching:  # the daemon fetches its files, and reloads once they are here
             self._be("fetching")
             waits = errors.ModelLoading(f"model {self.name!r} is being fetched; try again later")
-            self._line.dismiss(waits)
+            self.entrance.line.dismiss(waits)
         elif self.plan.refusal is not None:
             self._fail(self.plan.refusal)
         else:  # an upstream: the api passes its requests through
             self._be("ready")
-            self._line.dismiss(errors.ModelFailed(f"model {self.name!r} is served elsewhere"))
+            elsewhere = errors.ModelFailed(f"model {self.name!r} is served elsewhere")
+            self.entrance.line.dismiss(elsewhere)
 
     def _is_wanted(self) -> bool:
-        by_plan = self.plan.model.load == "startup" and not self._evicted
-        return by_plan or self._line.waiting > 0
+        by_plan = self.plan.model.load == "startup" and not self._evicted and not self._drained
+        return by_plan or self.entrance.line.waiting > 0
 
-    async def _run_worker(self, launch: Launch) -> None:
+    async def _serve_with(self, plan: ModelPlan) -> None:
+        """Start a worker of `plan` and serve with it, and with whoever takes over from it."""
         self._be("starting")
         self._evicted = False
-        if not await self._get_room(launch):
+        lease = await self._get_room(plan)
+        if lease is None:
             return
-        worker = WorkerProcess(
-            launch,
-            self._worker_argv,
-            adapters=self.plan.files,
-            limits=self._limits,
-            on_change=self._changed.set,
-        )
-        self._worker = worker
+        self.tenure = self._begin(plan, lease)
+        self._on_state()
         try:
-            if await self._load(worker):
-                await self._serve(worker)
+            if await self._load(self.tenure):
+                await self._serve()
         finally:
-            await worker.stop(self._why_left(launch))
-            self._last_words = worker.stderr_tail
-            self._worker = None
-            self.reserved_bytes = 0
+            await self.handover.drop_successor()
+            last = self.tenure
+            await last.end(self._why_left(last.plan))
+            self.last_words = last.worker.stderr_tail
+            self.tenure = None
+            self._unload = False
             self._on_state()  # somebody may wait for the memory
-        await self._afterwards(worker)
+        await self._afterwards(last)
 
-    async def _get_room(self, launch: Launch) -> bool:
-        """Reserve memory, waiting for those who leave; False when there is none to be had."""
+    def _begin(self, plan: ModelPlan, lease: Lease) -> Tenure:
+        return Tenure(
+            plan,
+            lease,
+            self._memory,
+            worker_argv=self._worker_argv,
+            limits=self._limits,
+            steps=self._steps_of(plan),
+            on_change=self._changed.set,
+            on_death=self.entrance.died,
+        )
+
+    def _steps_of(self, plan: ModelPlan) -> Steps:
+        """Return what earlier workers of this launch have taught about its steps."""
+        if plan.launch != self._taught_by:
+            self._steps, self._taught_by = Steps(), plan.launch
+        return self._steps
+
+    async def _get_room(self, plan: ModelPlan) -> Lease | None:
+        """Reserve memory, waiting for those who leave; None when there is none to be had."""
         try:
-            while self._over is None and self.plan.launch == launch:
+            while self._over is None and self.succession.target.launch == plan.launch:
                 self._changed.clear()
-                if self._reserve(self):
-                    return True
-                await self._wait(self._limits.drain_s)
+                lease = self._memory.claim(self, plan)
+                if lease is not None:
+                    return lease
+                self._be("starting", self._memory.why_waiting(self))
+                await self._wait(_LOOK_S)
+                if not self._is_wanted():
+                    break
         except errors.InsufficientMemory as error:
             if error.message != self.error:  # else it is only the next try
                 log.warning("model.no_memory", model=self.name, reason=error.message)
-            self._line.dismiss(error)
+            self.entrance.line.dismiss(error)
             if self.plan.model.load == "startup":
                 await self._back_off(self._limits.memory_retry_s, error.message)
             else:
                 self._be("stopped", error.message)
-        return False
+        finally:
+            self._memory.withdraw(self)
+        return None
 
-    async def _load(self, worker: WorkerProcess) -> bool:
+    async def _load(self, tenure: Tenure) -> bool:
         """Return whether it became ready; gives up early when it is not wanted any more."""
-        loading = asyncio.create_task(worker.start())
+        launch = tenure.launch
+        proof = self.succession.is_on_trial(launch)
+        loading = asyncio.create_task(tenure.start(proof=proof))
         loading.add_done_callback(lambda _: self._changed.set())
         try:
             while not loading.done():
                 self._changed.clear()
-                if self._over is not None or self.plan.launch != worker.launch:
-                    await worker.stop(self._why_left(worker.launch))
+                if self._over is not None or self.succession.target.launch != launch:
+                    await tenure.worker.stop(self._why_left(tenure.plan))
                 await self._wait()
         finally:
             loading.cancel()
         failure = loading.exception()
         if failure is None:
-            self._ready_at = time.monotonic()
-            self._be("ready")
-            log.info(
-                "worker.ready",
-                model=self.name,
-                pid=worker.pid,
-                engine=worker.launch.engine,
-                seconds=round(loading.result().load_s, 2),
-            )
+            self._take_office(tenure)
             return True
-        if isinstance(failure, BadModelError):
-            self._fail(str(failure))
+        if isinstance(failure, BadModelError | ProofError):
+            if self.succession.failed(launch, str(failure)):
+                self._tell_rolled_back()
+            else:
+                self._fail(str(failure))
         elif not isinstance(failure, errors.WorkerCrashed):
             raise failure
         return False
 
-    async def _serve(self, worker: WorkerProcess) -> None:
+    def _take_office(self, tenure: Tenure) -> None:
+        """Let the line's requests go to this worker from now on."""
+        self.succession.ready(tenure.plan, time.monotonic())
+        self.handover.recycle = None
+        self._be("ready")
+        log.info(
+            "worker.ready",
+            model=self.name,
+            pid=tenure.worker.pid,
+            engine=tenure.launch.engine,
+            seconds=round(tenure.load_s, 2),
+        )
+
+    async def _serve(self) -> None:
         """Hand requests to the worker until it has to leave and its requests ended, or it died."""
-        while worker.alive:
+        line = self.entrance.line
+        while self.tenure is not None and self.tenure.worker.alive:
             self._changed.clear()
             now = time.monotonic()
-            why = self._why_to_leave(worker.launch, now)
+            tenure, must_stop = await self.handover.follow(
+                self.tenure,
+                going=self._over is not None or self._evicted,
+                draining=self.state == "draining",
+                in_use=self._in_use,
+            )
+            if tenure is not self.tenure:
+                self.tenure = tenure
+                self._take_office(tenure)
+            why = self._why_to_leave(must_stop=must_stop, now=now)
             if why is None:
                 self._be("ready")
             else:
                 if self.state != "draining":
-                    log.info("worker.draining", model=self.name, pid=worker.pid, why=why)
+                    log.info("worker.draining", model=self.name, pid=tenure.worker.pid, why=why)
                 self._be("draining")
-                finished = self._line.admitted == 0
-                if why != "replaced":  # nobody comes after it: it serves who came before
-                    finished = finished and self._line.waiting == 0
+                finished = not line.held_by(tenure.worker)
+                if why in LAST_CALL:  # nobody comes after it: it serves who came before
+                    finished = finished and line.waiting == 0
                 if finished or now >= self._drain_end():
                     return
-            if why != "replaced":
-                self._line.admit(worker, now, parallel=worker.launch.parallel)
-            await self._wait(self._next_look_s(now))
+            if why is None or why in LAST_CALL:
+                line.admit(tenure.worker, now, parallel=tenure.launch.parallel)
+            await self._wait(self._next_look_s(tenure, now))
 
-    def _why_to_leave(self, running: Launch, now: float) -> str | None:
+    # ── when, why, what then ──
+
+    def _why_to_leave(self, *, must_stop: bool, now: float) -> Leave | None:
         model = self.plan.model
-        busy = self._line.admitted > 0 or self._line.waiting > 0
-        if busy and self._evicted:  # a request was faster; who wanted the memory asks again
-            self._evicted = False
+        if self._in_use and self._evicted and not self._unload:
+            self._evicted = False  # a request was faster; who wanted the memory asks again
             self._on_state()
         return why_leave(
             over=self._over,
-            running=running,
-            wanted=self.plan.launch,
+            replaced=must_stop,
+            drained=self._drained,
+            unloaded=self._unload,
             evicted=self._evicted,
-            idle_s=0.0 if busy else now - max(self.last_used, self._since),
+            idle_s=0.0 if self._in_use else now - max(self.last_used, self.since),
             idle_unload_s=None if model.load == "startup" else model.idle_unload_s,
         )
 
     def _drain_end(self) -> float:
-        return self._since + self._limits.drain_s if self._leave_by is None else self._leave_by
+        return self.since + self._limits.drain_s if self._leave_by is None else self._leave_by
 
-    def _next_look_s(self, now: float) -> float | None:
+    def _next_look_s(self, tenure: Tenure, now: float) -> float | None:
         if self.state == "draining":
             return max(0.0, self._drain_end() - now)
+        looks = [self.succession.look(tenure.launch, now)]
         idle_unload_s = self.plan.model.idle_unload_s
-        if self.plan.model.load == "startup" or idle_unload_s is None:
-            return None
-        return max(1.0, max(self.last_used, self._since) + idle_unload_s - now)
+        if self.plan.model.load != "startup" and idle_unload_s is not None:
+            looks.append(max(self.last_used, self.since) + idle_unload_s - now)
+        return max(1.0, min(found)) if (found := [s for s in looks if s is not None]) else None
 
-    async def _afterwards(self, worker: WorkerProcess) -> None:
+    async def _afterwards(self, tenure: Tenure) -> None:
         """Decide what follows on a worker that is gone."""
+        worker = tenure.worker
         if worker.exit is None or worker.exit.asked or self.state == "failed":
             return
-        self._restarts += 1
+        self.restarts += 1
         cause = worker.exit.cause
+        if self.succession.crashed(tenure.launch, cause):
+            self._tell_rolled_back()
+            return
         if self.state == "starting":
             wait_s = self._backoff.start_failed()
         else:
-            wait_s = self._backoff.crashed(time.monotonic() - self._ready_at)
-        log.error("worker.died", model=self.name, pid=worker.pid, cause=cause, retry_in_s=wait_s)
+            wait_s = self._backoff.crashed(time.monotonic() - tenure.lease.ready_at)
+        log.error(
+            "worker.died",
+            model=self.name,
+            pid=worker.pid,
+            cause=cause,
+            retry_in_s=wait_s,
+            last_words=list(worker.stderr_tail[-5:]) or None,
+        )
         if wait_s is None:
             self._fail(f"{self._limits.bad_starts} starts in a row failed; the last: {cause}")
         else:
@@ -334,12 +280,12 @@ class Keeper:
 
     async def _back_off(self, wait_s: float, error: str) -> None:
         self._be("backoff", error)
-        launch = self.plan.launch
+        launch = self.succession.target.launch
         self._retry = False
         end = time.monotonic() + wait_s
         while (left_s := end - time.monotonic()) > 0 and self._over is None:
             self._changed.clear()
-            if self._retry and self.plan.launch != launch:
+            if self._retry and self.succession.target.launch != launch:
                 self._backoff.reset()
                 return
             await self._wait(left_s)
@@ -348,103 +294,3 @@ class Keeper:
         """Wait for a wish; without a limit only where nothing but a wish can matter."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), limit_s)
-
-    def _be(self, state: State, error: str | None = None) -> None:
-        if error is not None or state == "ready":
-            self.error = error
-        if state != self.state:
-            self._since = time.monotonic()
-            if self.state == "ready":
-                self._unready_at = self._since
-            self.state = state
-            self._on_state()
-
-    def _fail(self, error: str) -> None:
-        if self.state != "failed" or self.error != error:
-            log.error("model.failed", model=self.name, reason=error)
-        self._be("failed", error)
-        self._line.dismiss(errors.ModelFailed(f"model {self.name!r} cannot be used: {error}"))
-
-    def _why_left(self, launch: Launch) -> str:
-        """Return what a request is told that the worker could not finish."""
-        if self._over is not None:
-            return self._why_over()
-        if self.plan.launch != launch:
-            return f"model {self.name!r} was changed and the request did not end in time"
-        return f"model {self.name!r} was unloaded"
-
-    def _why_over(self) -> str:
-        if self._over == "removed":
-            return f"model {self.name!r} was removed from the configuration"
-        return "edged is stopping; try again in a moment"
-
-    # ── what is seen from outside ──
-
-    @property
-    def is_busy(self) -> bool:
-        """True when its worker must not be evicted."""
-        in_use = self._line.admitted > 0 or self._line.waiting > 0
-        return in_use or self.state != "ready" or self._over is not None
-
-    @property
-    def is_missing(self) -> bool:
-        """True when it should be up since the start, and is not."""
-        wanted = self.plan.model.load == "startup" and not self._evicted
-        return wanted and self.state != "ready"
-
-    @property
-    def is_on_its_way(self) -> bool:
-        """True when it may become ready before long; files may take hours to be fetched."""
-        return self.is_missing and not self.error and not self.plan.is_fetching
-
-    @property
-    def is_leaving(self) -> bool:
-        """True when its worker's memory comes back by itself."""
-        return self._over is not None or self._evicted or self.state == "draining"
-
-    def status(self) -> ModelStatus:
-        """Return the model as `/status` shows it."""
-        plan, worker = self.plan, self._worker
-        rss_bytes = worker.rss_bytes() if worker else None
-        estimate = plan.memory.total_bytes if plan.memory else None
-        ready = worker.ready if worker else None
-        return ModelStatus(
-            name=self.name,
-            state=self.state,
-            engine=plan.engine,
-            aliases=plan.model.aliases,
-            reasons=plan.reasons,
-            error=self.error,
-            since_s=round(time.monotonic() - self._since, 3),
-            pid=worker.pid if worker else None,
-            context=plan.context,
-            parallel=plan.model.parallel,
-            memory_bytes=rss_bytes if rss_bytes is not None else estimate,
-            open=self._line.admitted,
-            queued=self._line.waiting,
-            restarts=self._restarts,
-            progress=worker.loaded_fraction if worker and self.state == "starting" else None,
-            load_s=ready.load_s if ready else None,
-            build=ready.build if ready else None,
-            stats=worker.stats if worker else None,
-            stderr_tail=worker.stderr_tail if worker else self._last_words,
-            kind=plan.kind,
-            settings=Settings.of(worker.launch if worker else plan.launch),
-            adapters=self._adapters(),
-        )
-
-    def _adapters(self) -> tuple[AdapterStatus, ...]:
-        stats = self._worker.stats if self._worker else None
-        told = {each.name: each for each in stats.adapters} if stats else {}
-
-        def status(adapter: AdapterPlan) -> AdapterStatus:
-            if adapter.refusal is not None:
-                return AdapterStatus(adapter.name, "failed", adapter.scale, adapter.refusal)
-            found = told.get(adapter.name)
-            if found is None:
-                return AdapterStatus(
-                    adapter.name, "loading" if self._worker else "stopped", adapter.scale
-                )
-            return AdapterStatus(adapter.name, found.state, adapter.scale, found.error or None)
-
-        return tuple(status(adapter) for adapter in self.plan.adapters)

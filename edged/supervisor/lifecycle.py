@@ -15,7 +15,6 @@ from edged.protocol import (
     EXIT_FAULT,
     EXIT_NO_ENGINE,
     EXIT_OK,
-    Launch,
     Stats,
 )
 
@@ -29,11 +28,23 @@ class Limits(Struct, frozen=True):
     stop_s: float = 8.0  # from SIGTERM to SIGKILL; saving prefixes may take 3 of them
     load_silence_s: float = 300.0  # a load without any sign of progress is hung
     silence_s: float = 15.0  # a worker sends Stats every second
-    progress_s: float = 60.0  # busy, but no engine step
+    progress_s: float = 60.0  # busy and computing, but no engine step
+    stuck_s: float = 5.0  # busy, no engine step and no work either: not blamed sooner
     first_backoff_s: float = 1.0
     most_backoff_s: float = 60.0
     stable_s: float = 60.0  # served this long: the next crash starts from the first back-off
     memory_retry_s: float = 15.0  # a startup model without room asks again
+    round_s: float = 1.0  # between two looks at what all workers take
+    memory_wait_s: float = 60.0  # requests wait this long for memory that others hold
+    stay_loads: float = 3.0  # a model that is in use stays for so many times its load, …
+    stay_least_s: float = 1.0  # … but this long at least
+    stay_most_s: float = 60.0  # … and no longer where another waits for its memory
+    linger_s: float = 2.0  # unused for so long counts as out of use
+    patience_s: float = 15.0  # then a model whose requests wait makes a busy one give way
+    proving_s: float = 60.0  # a changed model that crashes twice in this time is taken back
+    proof_s: float = 120.0  # for its first token, and for its probe
+    probe_idle_s: float = 600.0  # a worker that nobody asked for so long is asked for one token
+    poison_s: float = 600.0  # a request that killed the worker twice is refused for so long
     bad_starts: int = 5  # in a row, then the model is failed
 
 
@@ -42,20 +53,45 @@ class Limits(Struct, frozen=True):
 TICK_S = 1.0
 
 
+_SIGNS = 20  # of progress, before their distances say what is usual
+_USUAL = 3.0  # times the longest step so far: what is longer is no step any more
+_WORKING = 0.02  # of a core; the worker's own loop takes less than a tenth of it
+
+
+class Steps:
+    """How long the engine steps of one launch take; outlives its workers."""
+
+    def __init__(self) -> None:
+        self.signs = 0
+        self.longest_s = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Learn from one; short ones are not told apart from ticks."""
+        self.signs += 1
+        self.longest_s = max(self.longest_s, seconds)
+
+
 class Liveness:
     """Tells a hung worker from a busy one, fed with what was heard and a tick every TICK_S.
+
+    A worker that computes (or reads its weights from the disk) makes progress that no frame tells:
+    a step may be long on a box that does other work. It gets `progress_s`. One that does neither
+    a step nor any work is stuck after three times its own longest step.
 
     It adds up ticks of at most two TICK_S each instead of subtracting times: when the daemon
     itself was stopped for a minute, no worker may be blamed for it.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
         self._limits = limits
+        self._steps = steps or Steps()
         self._ticked: float | None = None
         self._loaded = False
         self._silent_s = 0.0
         self._stuck_s = 0.0
+        self._idle_s = 0.0  # of the stuck time: without any work either
         self._progress: int | None = None
+        self._worked_s: float | None = None
 
     def loading(self) -> None:
         """Note that the load went on."""
@@ -72,14 +108,30 @@ class Liveness:
             self._silent_s = 0.0
         if stats is not None and stats.progress != self._progress:
             self._progress = stats.progress
-            self._stuck_s = 0.0
+            if self._stuck_s > 0:
+                self._steps.took(self._stuck_s)
+            self._stuck_s = self._idle_s = 0.0
 
-    def tick(self, now: float, *, busy: bool) -> str | None:
-        """Return why the worker counts as hung, in words for the operator, or None."""
+    @property
+    def stuck_after_s(self) -> float:
+        """How long it may do nothing while requests are open: learned from its own steps."""
+        limits = self._limits
+        if self._steps.signs < _SIGNS:
+            return limits.progress_s
+        return min(limits.progress_s, max(limits.stuck_s, _USUAL * self._steps.longest_s))
+
+    def tick(self, now: float, *, busy: bool, working_s: float | None = None) -> str | None:
+        """Return why the worker counts as hung, in words for the operator, or None.
+
+        `working_s`: CPU time and the like that it has used so far; None: not known.
+        """
         elapsed = 0.0 if self._ticked is None else min(now - self._ticked, 2 * TICK_S)
         self._ticked = now
         self._silent_s += elapsed
-        self._stuck_s = self._stuck_s + elapsed if busy and self._loaded else 0.0
+        counts = busy and self._loaded
+        self._stuck_s = self._stuck_s + elapsed if counts else 0.0
+        idle = not self._has_worked(working_s, elapsed)
+        self._idle_s = self._idle_s + elapsed if counts and idle else 0.0
         limits = self._limits
         if not self._loaded:
             if self._silent_s >= limits.load_silence_s:
@@ -88,7 +140,18 @@ class Liveness:
             return f"hung: not a sign of life for {limits.silence_s:.0f} s"
         elif self._stuck_s >= limits.progress_s:
             return f"hung: requests open, but no engine step for {limits.progress_s:.0f} s"
+        elif self._idle_s >= self.stuck_after_s:
+            return (
+                f"hung: requests open, but neither an engine step nor any work for "
+                f"{self._idle_s:.0f} s; its longest step took {self._steps.longest_s:.1f} s"
+            )
         return None
+
+    def _has_worked(self, working_s: float | None, elapsed: float) -> bool:
+        before, self._worked_s = self._worked_s, working_s
+        if working_s is None or before is None:
+            return False
+        return working_s - before > _WORKING * elapsed
 
 
 # ── dead of what? ──
@@ -132,6 +195,11 @@ def is_permanent(returncode: int) -> bool:
     return returncode in {EXIT_BAD_MODEL, EXIT_NO_ENGINE}
 
 
+def blames_requests(returncode: int, *, hung: bool) -> bool:
+    """Return whether a worker may have died of a request; SIGKILL and SIGTERM came from outside."""
+    return hung or returncode not in {-signal.SIGKILL, -signal.SIGTERM, EXIT_OK}
+
+
 # ── try again when? ──
 
 
@@ -168,14 +236,18 @@ class Backoff:
 
 # ── leave why? ──
 
-Leave = Literal["stopping", "removed", "replaced", "evicted", "idle"]
+Leave = Literal["stopping", "removed", "replaced", "drained", "unloaded", "evicted", "idle"]
+
+# A worker that leaves for these reasons serves who waits as well: nobody comes after it soon.
+LAST_CALL = ("stopping", "removed", "drained", "evicted", "idle")
 
 
 def why_leave(
     *,
     over: Literal["stopping", "removed"] | None,
-    running: Launch,
-    wanted: Launch | None,
+    replaced: bool,
+    drained: bool,
+    unloaded: bool,
     evicted: bool,
     idle_s: float,
     idle_unload_s: float | None,
@@ -184,12 +256,11 @@ def why_leave(
 
     `idle_s` is 0 while any request is open, and the caller drops the wish to evict then.
     """
-    if over is not None:
-        return over
-    if wanted != running:
-        return "replaced"
-    if evicted:
-        return "evicted"
-    if idle_unload_s is not None and idle_s >= idle_unload_s:
-        return "idle"
-    return None
+    reasons: tuple[tuple[Leave, bool], ...] = (
+        ("replaced", replaced),
+        ("drained", drained),
+        ("unloaded", unloaded),
+        ("evicted", evicted),
+        ("idle", idle_unload_s is not None and idle_s >= idle_unload_s),
+    )
+    return over or next((reason for reason, holds in reasons if holds), None)

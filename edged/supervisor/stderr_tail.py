@@ -14,6 +14,7 @@ log = get_logger()
 
 _KEPT_LINES = 50
 _LINE_CHARS = 500
+_DUMP = "Fatal Python error: "
 _JUST_NOW_S = 5.0  # what a worker wrote long before it died is no clue to its death
 _BURST_LINES = 200  # logged at once; then _LINES_A_SECOND, so that a mad worker cannot fill a disk
 _LINES_A_SECOND = 10.0
@@ -39,10 +40,16 @@ class StderrTail(asyncio.Protocol):
 
     @property
     def last(self) -> str:
-        """The last line that is not blank, if it was written just now: the last words."""
+        """The last line that is not blank, if it was written just now: the last words.
+
+        faulthandler's stacks, which a dying worker writes, do not count: what led to them does.
+        """
         if time.monotonic() - self._written > _JUST_NOW_S:
             return ""
-        return next((line for line in reversed(self._kept) if line.strip()), "")
+        lines = [line for line in self._kept if line.strip()]
+        dumps = [n for n, line in enumerate(lines) if line.startswith(_DUMP)]
+        said = lines[: dumps[-1]] if dumps else lines
+        return said[-1] if said else next(iter(lines[dumps[-1] :] if dumps else []), "")
 
     async def follow(self, pipe: IO[bytes]) -> None:
         """Start to read; owns `pipe` from now on."""

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from pathlib import Path
 from typing import IO, Any, cast
 
 import msgspec
@@ -31,7 +30,6 @@ from edged.protocol import (
     Event,
     Failed,
     FrameError,
-    Frames,
     Launch,
     Load,
     LoadFailed,
@@ -40,10 +38,18 @@ from edged.protocol import (
     Request,
     Stats,
     Step,
-    ToDaemon,
-    ToWorker,
 )
-from edged.supervisor.lifecycle import TICK_S, Limits, Liveness, cause_of_death, is_permanent
+from edged.supervisor import footprint
+from edged.supervisor.connection import Connection
+from edged.supervisor.lifecycle import (
+    TICK_S,
+    Limits,
+    Liveness,
+    Steps,
+    blames_requests,
+    cause_of_death,
+    is_permanent,
+)
 from edged.supervisor.stderr_tail import StderrTail
 from edged.supervisor.stream import Stream
 
@@ -51,8 +57,6 @@ log = get_logger()
 
 WORKER_ARGV = (sys.executable, "-m", "edged.worker")  # the socket's fd number is appended
 
-_MAX_FRAME_UP_BYTES = 64 << 20  # 2,000 vectors of 4,096 are 32 MiB; more is a worker gone mad
-_WRITE_HIGH_BYTES = 1 << 20  # unsent requests above this make the next one wait
 _UNKILLABLE_S = 30.0
 _REAP_S = 2.0  # the socket's or the pipe's end follows the exit at once, or a grandchild holds it
 
@@ -67,6 +71,7 @@ class Exit(Struct, frozen=True):
     returncode: int
     cause: str
     asked: bool
+    blames_requests: bool  # it may have died of one of the requests that it held
 
 
 class WorkerProcess:
@@ -79,25 +84,32 @@ class WorkerProcess:
         *,
         adapters: tuple[AdapterFile, ...] = (),
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        steps: Steps | None = None,
         on_change: Callable[[], None] = lambda: None,
+        on_death: Callable[[WorkerProcess], None] = lambda _: None,
     ) -> None:
         self.launch = launch
         self.pid: int | None = None
         self.ready: Ready | None = None
         self.stats: Stats | None = None
         self.loaded_fraction = 0.0
+        self.answered = 0  # requests that ended well
         self.exit: Exit | None = None
+        self.usage: footprint.Usage | None = None  # as of the last tick
         self._adapters = adapters  # that it has, or gets when it is ready
         self._argv = argv
         self._limits = limits
+        self._on_death = on_death  # that it may owe to a request; its requests still count as held
         self._on_change = on_change  # called when it became ready, and when it is gone
         self._streams: dict[int, Stream] = {}
         self._last_id = 0
-        self._liveness = Liveness(limits)
+        self._liveness = Liveness(limits, steps)
         self._asked: str | None = None  # why we ended it, for the requests that it still held
+        self._is_hang = False
+        self._verdict = ""  # of `give_up`
         self._load_error: str | None = None
         self._stderr = StderrTail(launch.model)
-        self._connection = _Connection(self._receive, self._broken)
+        self._connection = Connection(self._receive, self._broken)
         self._became_ready: asyncio.Future[Ready]
         self._life: asyncio.Task[None] | None = None
 
@@ -118,7 +130,20 @@ class WorkerProcess:
 
     def rss_bytes(self) -> int | None:
         """Return the resident set of the process now, None when it is gone."""
-        return rss_bytes(self.pid) if self.pid is not None and self.alive else None
+        found = footprint.read(self.pid) if self.pid is not None and self.alive else None
+        return found.resident_bytes if found else None
+
+    async def proportional_bytes(self) -> int:
+        """Return PSS and swap of the process; what `memory_bytes` says where that is not told."""
+        found = None
+        if self.pid is not None and self.alive:
+            found = await asyncio.to_thread(footprint.proportional_bytes, self.pid)
+        return found or self.memory_bytes() or 0
+
+    def memory_bytes(self) -> int | None:
+        """Return what the process takes now, resident and swapped; None when it is gone."""
+        found = footprint.read(self.pid) if self.pid is not None and self.alive else None
+        return found.taken_bytes if found else None
 
     def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
         """Let it have these adapters from now on; requests that come later find them."""
@@ -189,8 +214,10 @@ class WorkerProcess:
             await self._stderr.follow(cast("IO[bytes]", process.stderr))
             self._connection.send(Load(self.launch))
             while not died.is_set():
-                hung = hung or self._liveness.tick(time.monotonic(), busy=self.open > 0) or ""
-                if hung:
+                self.usage = footprint.read(process.pid) or self.usage
+                if not hung and (hung := self._why_hung()):
+                    self._make_it_tell()
+                elif hung:
                     self._signal(signal.SIGKILL)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(died.wait(), TICK_S)
@@ -206,16 +233,39 @@ class WorkerProcess:
             returncode = process.wait()
             self._connection.close()
             self._stderr.close()
-            cause = hung or self._connection.broken
+            cause = self._verdict or hung or self._connection.broken
+            self._is_hang = bool(hung)
             self._gone(returncode, cause or cause_of_death(returncode, self._stderr.last))
 
+    def _why_hung(self) -> str:
+        working_s = self.usage.working_s if self.usage else None
+        busy = self.open > 0
+        return self._liveness.tick(time.monotonic(), busy=busy, working_s=working_s) or ""
+
+    def _make_it_tell(self) -> None:
+        """End a hung worker so that faulthandler writes where each thread stood to its stderr."""
+        self._signal(signal.SIGABRT)
+        self._signal(signal.SIGCONT)  # one that was stopped dies of it too
+
+    def give_up(self, why: str) -> None:
+        """End the process at once for a fault of its own; its requests fail with `why`."""
+        self._verdict = self._verdict or why
+        self._signal(signal.SIGKILL)
+
     def _gone(self, returncode: int, cause: str) -> None:
-        self.exit = Exit(returncode, self._load_error or cause, asked=self._asked is not None)
+        self.exit = Exit(
+            returncode,
+            self._load_error or cause,
+            asked=self._asked is not None,
+            blames_requests=blames_requests(returncode, hung=self._is_hang) and not self._verdict,
+        )
         if self._asked is not None:
             code, message = errors.ShuttingDown.code, self._asked
         else:
             code = errors.WorkerCrashed.code
             message = f"the worker of model {self.launch.model!r} died: {cause}"
+        if self.exit.blames_requests and not self.exit.asked:
+            self._on_death(self)
         for stream in self._streams.values():
             stream.put(Failed(stream.id, code, message))
         self._streams.clear()
@@ -269,6 +319,7 @@ class WorkerProcess:
         stream.put(event)
         if stream.ended:
             del self._streams[event.id]
+            self.answered += not isinstance(stream.last, Failed)
             if isinstance(stream.last, Failed) and stream.last is not event:
                 self._connection.send(Abort(stream.id))  # overflow: the engine still works on it
 
@@ -303,77 +354,3 @@ class WorkerProcess:
         except FrameError as error:
             del self._streams[stream.id]
             stream.put(Failed(stream.id, errors.BodyTooLarge.code, str(error)))
-
-
-class _Connection(asyncio.Protocol):
-    """The daemon's end of the socket: frames in, frames out, never blocking."""
-
-    def __init__(self, receive: Callable[[Any], None], on_broken: Callable[[], None]) -> None:
-        self.broken = ""  # what was wrong with the worker's frames
-        self._receive = receive
-        self._on_broken = on_broken
-        self._frames = Frames(ToDaemon, max_bytes=_MAX_FRAME_UP_BYTES)
-        self._encoder = Frames(ToWorker)
-        self._transport: asyncio.Transport | None = None
-        self._lost = asyncio.Event()
-        self._may_write = asyncio.Event()
-        self._may_write.set()
-
-    def send(self, message: ToWorker) -> None:
-        """Hand a frame to the kernel, or to the buffer; a lost connection swallows it."""
-        if self._transport is not None and not self._lost.is_set():
-            self._transport.write(self._encoder.encode(message))
-
-    async def writable(self) -> None:
-        """Wait until the worker reads again; the end of the connection ends the wait too."""
-        await self._may_write.wait()
-
-    async def ended(self, limit_s: float) -> None:
-        """Wait until everything that the worker sent has been received."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._lost.wait(), limit_s)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
-
-    def data_received(self, data: bytes) -> None:
-        if self.broken:
-            return
-        try:
-            for message in self._frames.feed(data):
-                self._receive(message)
-        except FrameError as error:
-            self._break(f"it spoke nonsense: {error}")
-
-    def eof_received(self) -> bool:
-        return False  # close our side as well
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._lost.set()
-        self._may_write.set()
-        # A worker exits by itself at the end of its socket; one that stays is stuck.
-        asyncio.get_running_loop().call_later(_REAP_S, self._break, "it closed its socket")
-
-    def _break(self, why: str) -> None:
-        self.broken = self.broken or why
-        self._on_broken()
-
-    def pause_writing(self) -> None:
-        self._may_write.clear()
-
-    def resume_writing(self) -> None:
-        self._may_write.set()
-
-
-def rss_bytes(pid: int) -> int | None:
-    """Return the resident set of a process in bytes, None when there is none."""
-    try:
-        statm = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
-    except OSError:
-        return None
-    return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,13 +2,15 @@
 
 How it loads stands in the file's name behind `--`: `m--slow-0.5`, `m--bad`, `m--dies`,
 `m--no-engine`, `m--dies-until-FILE` (until a file of that name lies beside it), `m--stubborn`
-(ignores SIGTERM), `m--deaf` (never reads what comes after Load), `m--silent` (loads for ever
-without a word). How it answers stands in the prompt; see `answer`.
+(ignores SIGTERM), `m--unfit` (every request fails), `m--cursed` (dies of its second request),
+`m--fat-MB` (takes so much), `m--deaf` (never reads what comes after Load), `m--silent` (loads for
+ever without a word). How it answers stands in the prompt; see `answer`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
@@ -23,6 +25,7 @@ from edged.protocol import (
     Abort,
     Delta,
     Event,
+    Failed,
     Finish,
     Frames,
     Generate,
@@ -53,6 +56,9 @@ class FakeWorker:
         self.tokens = 0
         self.ballast: list[bytes] = []
         self.deaf = False
+        self.how = ""
+        self.asked = 0
+        self.halted = False  # no step any more, for anybody; the loop lives
 
     def send(self, message: ToDaemon) -> None:
         self.writer.write(self.frames.encode(message))
@@ -63,8 +69,8 @@ class FakeWorker:
 
     # ── load ──
 
-    async def load(self, launch: Launch) -> None:
-        how = Path(launch.path).stem.partition("--")[2]
+    async def load(self, launch: Launch) -> None:  # noqa: C901
+        how = self.how = Path(launch.path).stem.partition("--")[2]
         began = time.monotonic()
         self.send(Loading(0.0))
         if how == "bad":
@@ -82,6 +88,8 @@ class FakeWorker:
             for n in range(steps):
                 await asyncio.sleep(float(how.removeprefix("slow-")) / steps)
                 self.send(Loading((n + 1) / steps))
+        elif how.startswith("fat-"):
+            self.ballast.append(os.urandom(1 << 20) * int(how.removeprefix("fat-")))
         elif how == "silent":
             await asyncio.Event().wait()
         elif how == "stubborn":
@@ -134,16 +142,26 @@ class FakeWorker:
 
     async def run(self, request: Generate) -> None:
         n_tokens = 0
+        self.asked += 1
+        if self.halted:
+            await asyncio.Event().wait()
+        if self.how == "unfit":
+            self.event(Failed(request.id, "internal_error", "no logits came of it"))
+            return
+        if self.how == "cursed" and self.asked > 1:
+            os.kill(os.getpid(), signal.SIGSEGV)
         self.event(Started(request.id, prompt_tokens=1))
         async for piece in self.answer(request):
             self.event(Delta(request.id, content=piece))
             n_tokens += 1
             self.tokens += 1
+            if self.halted:
+                await asyncio.Event().wait()
             await self.writer.drain()
         usage = Usage(prompt_tokens=1, completion_tokens=n_tokens)
         self.event(Finish(request.id, "stop", usage=usage))
 
-    async def answer(self, request: Generate) -> AsyncIterator[str]:  # noqa: C901, PLR0912
+    async def answer(self, request: Generate) -> AsyncIterator[str]:  # noqa: C901, PLR0912, PLR0915
         """Yield the pieces that the prompt asks for; the first word is the command."""
         command, *rest = text_of(request).split() or ["count"]
         match command:
@@ -164,6 +182,9 @@ class FakeWorker:
                     yield "x" * 1000
                     await asyncio.sleep(0)
             case "stall":  # alive, but no step any more
+                await asyncio.Event().wait()
+            case "halt":  # as stall, for everybody
+                self.halted = True
                 await asyncio.Event().wait()
             case "freeze":  # not even alive
                 while True:
@@ -188,9 +209,10 @@ class FakeWorker:
                 for n in range(int(rest[0])):
                     print(f"line {n}", file=sys.stderr)
                 yield "written"
-            case "balloon":  # balloon MB
+            case "balloon":  # balloon MB [HOLD_S]
                 self.ballast.append(os.urandom(1 << 20) * int(rest[0]))
                 yield "fat"
+                await asyncio.sleep(float(rest[1]) if len(rest) > 1 else 0)
             case _:
                 yield f"no such command: {command}"
 
@@ -234,5 +256,6 @@ async def load(worker: FakeWorker, launch: Launch) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))

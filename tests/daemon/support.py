@@ -16,6 +16,7 @@ from edged.plan import MemoryEstimate, ModelPlan, Plan, diff
 from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Text
 from edged.status import ModelStatus
 from edged.supervisor import Supervisor
+from edged.supervisor.ledger import Ledger
 from edged.supervisor.lifecycle import Limits
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -30,6 +31,7 @@ LIMITS = Limits(
     first_backoff_s=0.05,
     most_backoff_s=0.4,
     memory_retry_s=0.2,
+    proof_s=5,
 )
 
 
@@ -82,8 +84,8 @@ def box(*models: ModelPlan, budget_mb: int = 1000) -> Plan:
 class Bench:
     """A supervisor with its plan."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.supervisor = Supervisor(worker_argv=FAKE_WORKER, limits=limits)
+    def __init__(self, limits: Limits = LIMITS, ledger: Ledger | None = None) -> None:
+        self.supervisor = Supervisor(worker_argv=FAKE_WORKER, limits=limits, ledger=ledger)
         self.plan: Plan | None = None
 
     async def apply(self, *models: ModelPlan, budget_mb: int = 1000) -> None:

@@ -530,7 +530,7 @@ def test_single_typo_yields_a_suggestion(where: tuple[str, str], data: st.DataOb
 
 def test_structs_hold_every_key() -> None:
     fields = set(Model.__struct_fields__)
-    renamed = {"idle_unload": "idle_unload_s"}
+    renamed = {"idle_unload": "idle_unload_s", "recycle_growth": "recycle_growth_bytes"}
     assert {renamed.get(key, key) for key in MODEL} == fields - {
         "name",
         "context_is_default",

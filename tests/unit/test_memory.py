@@ -1,60 +1,181 @@
+"""Who gets memory, who leaves, who waits: decisions on a clock of the test's own."""
+
+from __future__ import annotations
+
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import InsufficientMemory
-from edged.supervisor.memory import Resident, room_for
+from edged.supervisor.lifecycle import Limits
+from edged.supervisor.memory import Claim, Decision, Resident, decide, over_budget, room_beside
+
+LIMITS = Limits()
+NOW = 1000.0
 
 
-def resident(
-    name: str, size: int, used: float, *, busy: bool = False, pin: bool = False
-) -> Resident:
-    return Resident(name, size, busy, pin, used)
+def resident(name: str, size: int, used: float = 0.0, **facts: object) -> Resident:
+    """`used`: s ago."""
+    return Resident(name, size, **({"busy": False, "pinned": False} | facts), last_used=NOW - used)  # type: ignore[arg-type]
+
+
+def claim(size: int, *, waited: float | None = 0.0, name: str = "new") -> Claim:
+    since = None if waited is None else NOW - waited
+    return Claim(name, size, NOW - (waited or 0.0), since)
+
+
+def decided(
+    wanted: Claim, running: Sequence[Resident], budget: int = 100, others: Sequence[Claim] = ()
+) -> Decision:
+    return decide(wanted, others, running, budget_bytes=budget, now=NOW, limits=LIMITS)
 
 
 def test_nobody_leaves_when_there_is_room() -> None:
-    assert room_for(10, [resident("a", 90, 1)], 100) == ()
+    assert decided(claim(10), [resident("a", 90)]) == Decision(granted=True)
 
 
 def test_longest_unused_leaves_first() -> None:
-    running = [resident("a", 40, 3), resident("b", 40, 1), resident("c", 20, 2)]
-    assert room_for(40, running, 100) == ("b",)
-    assert room_for(50, running, 100) == ("b", "c")
+    running = [resident("a", 40, 10), resident("b", 40, 30), resident("c", 20, 20)]
+    assert decided(claim(40), running).evict == ("b",)
+    assert set(decided(claim(50), running).evict) == {"b", "c"}
+
+
+def test_model_that_loads_fast_leaves_before_one_that_loads_slowly() -> None:
+    running = [resident("slow", 50, 60, load_s=40.0), resident("fast", 50, 20, load_s=1.0)]
+    assert decided(claim(50), running).evict == ("fast",)
 
 
 def test_needless_leaving_is_spared() -> None:
-    running = [resident("small", 10, 1), resident("large", 90, 2)]
-    assert room_for(50, running, 100) == ("large",)
+    running = [resident("small", 10, 30), resident("large", 90, 20)]
+    assert decided(claim(50), running).evict == ("large",)
 
 
-def test_busy_and_pinned_stay() -> None:
+def test_one_who_leaves_is_waited_for_and_nobody_else_sent_away() -> None:
+    running = [resident("leaving", 60, 10, leaving=True), resident("idle", 40, 50)]
+    assert decided(claim(50), running) == Decision()
+
+
+def test_busy_models_are_waited_for_and_then_give_way() -> None:
     running = [
-        resident("busy", 40, 1, busy=True),
-        resident("pinned", 40, 2, pin=True),
-        resident("idle", 20, 3),
+        resident("busy", 60, busy=True, ready_at=NOW - 500),
+        resident("pin", 40, pinned=True),
     ]
-    assert room_for(20, running, 100) == ("idle",)
+    assert decided(claim(50, waited=LIMITS.patience_s - 1), running) == Decision()
+    late = decided(claim(50, waited=LIMITS.patience_s), running)
+    assert late == Decision(give_way=("busy",))
+
+
+def test_only_as_many_busy_ones_give_way_as_it_takes() -> None:
+    running = [
+        resident("b1", 30, 1, busy=True),
+        resident("b2", 30, 2, busy=True),
+        resident("idle", 40, 50),
+    ]
+    late = decided(claim(65, waited=99), running)
+    assert late.evict == ("idle",)
+    assert len(late.give_way) == 1
+
+
+def test_what_cannot_help_evicts_nobody() -> None:
+    running = [resident("idle", 40, 50), resident("pin", 60, pinned=True, busy=True)]
     with pytest.raises(InsufficientMemory) as caught:
-        room_for(21, running, 100)
+        decided(claim(50, waited=0), running)
     assert caught.value.message == (
-        "needs 21 B of the 100 B for models, and 80 B are held by busy (busy), pinned (pinned)"
+        "needs 50 B of the 100 B for models: idle holds 40 B (idle); pin holds 60 B (pinned)"
     )
     assert caught.value.retry_after_s is not None
 
 
 def test_pinned_alone_gives_no_hope_of_a_retry() -> None:
     with pytest.raises(InsufficientMemory) as caught:
-        room_for(50, [resident("p", 60, 1, pin=True, busy=True)], 100)
+        decided(claim(50), [resident("p", 60, pinned=True, busy=True)])
     assert caught.value.retry_after_s is None
 
 
 def test_more_than_the_budget_is_refused_with_the_figures() -> None:
     with pytest.raises(InsufficientMemory) as caught:
-        room_for(3 << 30, [], 2 << 30)
+        decided(claim(3 << 30), [], budget=2 << 30)
     assert caught.value.message == "needs 3 GiB, and the box has 2 GiB for models in all"
-    assert caught.value.retry_after_s is None
+
+
+def test_model_that_nobody_waits_for_disturbs_no_busy_one() -> None:
+    running = [resident("busy", 60, busy=True)]
+    with pytest.raises(InsufficientMemory):
+        decided(claim(50, waited=None), running)
+
+
+def test_model_in_use_stays_for_a_multiple_of_its_load() -> None:
+    used = {"used": LIMITS.linger_s / 2, "load_s": 10.0}
+    young = resident("a", 100, **used, ready_at=NOW - 29)  # type: ignore[arg-type]
+    old = resident("a", 100, **used, ready_at=NOW - 31)  # type: ignore[arg-type]
+    out_of_use = resident("a", 100, LIMITS.linger_s, load_s=10.0, ready_at=NOW - 5)
+    assert decided(claim(50), [young]) == Decision()
+    assert decided(claim(50), [old]).evict == ("a",)
+    assert decided(claim(50), [out_of_use]).evict == ("a",)
+
+
+def test_minimum_residency_has_an_end() -> None:
+    slow = resident("a", 100, busy=True, load_s=1000.0, ready_at=NOW - LIMITS.stay_most_s)
+    assert decided(claim(50, waited=99), [slow]).give_way == ("a",)
+
+
+def test_younger_claim_takes_nothing_that_the_older_one_waits_for() -> None:
+    older, younger = claim(80, waited=9, name="older"), claim(30, waited=1, name="younger")
+    running = [resident("busy", 60, busy=True)]
+    assert decided(younger, running, others=[older]) == Decision()
+    assert decided(claim(20, waited=1, name="small"), running, others=[older]).granted
+    idle = [resident("idle", 60, 50)]
+    assert decided(younger, idle, others=[older]) == Decision()  # and evicts nobody
+    assert decided(older, idle, others=[younger]).evict == ("idle",)
+
+
+def test_two_clients_that_alternate_do_not_thrash() -> None:
+    """Two models of which one fits, each asked all the time: a fake clock, a whole hour."""
+    load_s, now = 10.0, 0.0
+    serving, ready_at, swaps = "a", 0.0, 0
+    waiting_since = {"b": 0.0}
+    longest_wait = 0.0
+    while now < 3600:
+        ((waiting, since),) = waiting_since.items()
+        running = [
+            Resident(serving, 80, busy=True, pinned=False, last_used=now, load_s=load_s,
+                     ready_at=ready_at)
+        ]  # fmt: skip
+        decision = decide(
+            Claim(waiting, 80, since, since), [], running,
+            budget_bytes=100, now=now, limits=LIMITS,
+        )  # fmt: skip
+        if decision.give_way:
+            swaps += 1
+            longest_wait = max(longest_wait, now - since)
+            waiting_since = {serving: now}
+            now += load_s
+            serving, ready_at = waiting, now
+        now += 1.0
+    assert longest_wait <= max(LIMITS.patience_s, LIMITS.stay_loads * load_s + load_s) + 1
+    # at most a quarter of the time goes into loading
+    assert swaps * load_s <= 3600 / (1 + LIMITS.stay_loads) + load_s
+    assert swaps > 20  # and nobody starves
+
+
+def test_growth_sends_idle_models_away_and_no_busy_one() -> None:
+    running = [
+        resident("fat", 90, busy=True),
+        resident("idle", 20, 5),
+        resident("pin", 5, pinned=True),
+    ]
+    assert over_budget(running, 100, NOW) == ("idle",)
+    assert over_budget(running, 115, NOW) == ()
+    assert over_budget([resident("fat", 190, busy=True)], 100, NOW) == ()
+
+
+def test_successor_fits_beside_only_without_anybody_leaving() -> None:
+    running = [resident("a", 40), resident("idle", 20)]
+    assert room_beside(40, running, 100)
+    assert not room_beside(41, running, 100)
 
 
 residents = st.lists(
@@ -64,29 +185,39 @@ residents = st.lists(
         bytes=st.integers(0, 50),
         busy=st.booleans(),
         pinned=st.booleans(),
-        last_used=st.floats(0, 9),
+        last_used=st.floats(0, NOW),
+        load_s=st.floats(0, 100),
+        ready_at=st.floats(0, NOW),
+        leaving=st.booleans(),
     ),
     max_size=7,
-).map(lambda items: [Resident(str(n), r.bytes, r.busy, r.pinned, r.last_used)
-                     for n, r in enumerate(items)])  # fmt: skip
+).map(lambda items: [Resident(str(n), r.bytes, r.busy, r.pinned, r.last_used, r.load_s,
+                              r.ready_at, r.leaving) for n, r in enumerate(items)])  # fmt: skip
 
 
-@given(st.integers(0, 120), residents, st.integers(0, 120))
-def test_eviction_is_enough_minimal_and_allowed(
-    wanted: int, running: list[Resident], budget: int
+@given(st.integers(0, 120), residents, st.integers(0, 120), st.floats(0, 100))
+def test_leaving_is_enough_minimal_and_allowed(
+    wanted: int, running: list[Resident], budget: int, waited: float
 ) -> None:
-    sizes = {r.model: r.bytes for r in running}
-    movable = {r.model for r in running if not r.busy and not r.pinned}
+    by_name = {r.model: r for r in running}
+    coming = {r.model for r in running if r.leaving}
 
-    def fits(leaving: set[str]) -> bool:
-        return wanted + sum(s for name, s in sizes.items() if name not in leaving) <= budget
+    def fits(gone: set[str]) -> bool:
+        return wanted + sum(r.bytes for r in running if r.model not in gone) <= budget
 
+    possible = {r.model for r in running if not r.pinned} | coming
     try:
-        leaving = room_for(wanted, running, budget)
+        decision = decided(claim(wanted, waited=waited), running, budget)
     except InsufficientMemory:
-        assert not fits(movable)
+        assert not fits(possible)
         return
-    assert fits(set(leaving))
-    assert set(leaving) <= movable
-    for fewer in itertools.combinations(leaving, len(leaving) - 1) if leaving else ():
-        assert not fits(set(fewer))
+    leaving = {*decision.evict, *decision.give_way}
+    assert decision.granted == fits(set())
+    assert not leaving & coming
+    for name in leaving:
+        assert not by_name[name].pinned
+        assert by_name[name].busy == (name in decision.give_way)
+    if leaving:
+        assert fits(leaving | coming)
+        for fewer in itertools.combinations(decision.evict, max(0, len(decision.evict) - 1)):
+            assert not fits({*fewer, *decision.give_way} | coming) or not decision.evict

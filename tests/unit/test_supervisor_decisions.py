@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.protocol import EXIT_BAD_MODEL, EXIT_FAULT, EXIT_NO_ENGINE, Launch, Stats
+from edged.protocol import EXIT_BAD_MODEL, EXIT_FAULT, EXIT_NO_ENGINE, Stats
 from edged.supervisor.lifecycle import (
     TICK_S,
     Backoff,
     Limits,
     Liveness,
+    blames_requests,
     cause_of_death,
     is_permanent,
     why_leave,
@@ -64,6 +65,57 @@ def test_busy_worker_without_progress_is_hung_after_60_seconds() -> None:
         verdicts.append(liveness.tick(second, busy=True))
     assert verdicts[:60] == [None] * 60
     assert "no engine step for 60 s" in str(verdicts[61])
+
+
+def learned(step_s: int) -> Liveness:
+    """Return a liveness that has seen steps of so many s."""
+    liveness = ready()
+    for second in range(30 * step_s):
+        liveness.heard(stats(second // step_s))
+        assert liveness.tick(second, busy=True, working_s=float(second)) is None
+    return liveness
+
+
+def stuck_after(liveness: Liveness, *, working: float) -> int:
+    """Return after how many s without a step it counts as hung; `working`: of a core."""
+    start = 10_000
+    for second in range(1000):
+        liveness.heard(stats(-1))
+        if liveness.tick(start + second, busy=True, working_s=second * working):
+            return second
+    raise AssertionError("never")
+
+
+def test_worker_that_neither_steps_nor_works_is_hung_after_three_of_its_own_steps() -> None:
+    quick, slow = learned(1), learned(4)
+    assert quick.stuck_after_s == LIMITS.stuck_s
+    assert 12 <= slow.stuck_after_s <= 15
+    assert stuck_after(quick, working=0.0) <= 3 * 2 + 2
+    assert stuck_after(slow, working=0.0) <= 3 * 5 + 2
+
+
+def test_worker_that_computes_gets_the_long_limit_whatever_it_has_learned() -> None:
+    assert stuck_after(learned(1), working=1.0) >= LIMITS.progress_s - 2
+    assert stuck_after(learned(1), working=0.05) >= LIMITS.progress_s - 2  # a starved one
+
+
+def test_nothing_is_learned_from_a_few_steps() -> None:
+    liveness = ready()
+    for second in range(10):
+        liveness.heard(stats(second))
+        liveness.tick(second, busy=True)
+    assert liveness.stuck_after_s == LIMITS.progress_s
+
+
+@pytest.mark.parametrize(
+    ("returncode", "hung", "blamed"),
+    [(-11, False, True), (70, False, True), (-9, False, False), (-15, False, False),
+     (0, False, False), (-6, True, True), (-9, True, True)],
+)  # fmt: skip
+def test_requests_are_blamed_only_for_what_a_request_can_do(
+    returncode: int, hung: bool, blamed: bool
+) -> None:
+    assert blames_requests(returncode, hung=hung) == blamed
 
 
 def test_progress_however_slow_is_enough() -> None:
@@ -184,11 +236,11 @@ def test_only_bad_models_and_missing_engines_are_permanent() -> None:
 
 # ── leave why? ──
 
-LAUNCH = Launch("m", "llamacpp", "/m.gguf", "1", context=10, parallel=1, pool=10)
 CALM = {
     "over": None,
-    "running": LAUNCH,
-    "wanted": LAUNCH,
+    "replaced": False,
+    "drained": False,
+    "unloaded": False,
     "evicted": False,
     "idle_s": 5.0,
     "idle_unload_s": None,
@@ -199,9 +251,11 @@ CALM = {
     ("facts", "reason"),
     [
         ({}, None),
-        ({"over": "stopping", "wanted": None}, "stopping"),
+        ({"over": "stopping", "replaced": True}, "stopping"),
         ({"over": "removed"}, "removed"),
-        ({"wanted": None, "evicted": True}, "replaced"),
+        ({"replaced": True, "evicted": True}, "replaced"),
+        ({"drained": True, "unloaded": True, "evicted": True}, "drained"),
+        ({"unloaded": True, "evicted": True}, "unloaded"),
         ({"evicted": True}, "evicted"),
         ({"idle_unload_s": 5.0}, "idle"),
         ({"idle_unload_s": 5.1}, None),

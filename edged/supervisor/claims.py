@@ -1,0 +1,190 @@
+"""The memory of the box in use: who holds a lease of it, who claims some, who has to leave for it.
+
+The decisions are in `memory.py`; here they meet the keepers. One owner: the supervisor, in the
+daemon's loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from msgspec import Struct
+
+from edged.config.values import format_bytes
+from edged.errors import InsufficientMemory
+from edged.log import get_logger
+from edged.plan import ModelPlan
+from edged.supervisor import memory
+from edged.supervisor.ledger import Ledger
+from edged.supervisor.lifecycle import Limits
+from edged.supervisor.memory import Claim, Resident
+from edged.supervisor.worker_process import WorkerProcess
+
+log = get_logger()
+
+_TOLERATED = 1.01  # of the budget; a page more is nobody's fault
+
+
+class Holder(Protocol):
+    """A keeper, as far as memory is concerned."""
+
+    name: str
+
+    @property
+    def is_busy(self) -> bool: ...  # noqa: D102
+    @property
+    def is_leaving(self) -> bool: ...  # noqa: D102
+    @property
+    def pinned(self) -> bool: ...  # noqa: D102
+    @property
+    def last_used(self) -> float: ...  # noqa: D102
+    @property
+    def waiting_since(self) -> float | None: ...  # noqa: D102
+
+    def evict(self) -> None: ...  # noqa: D102
+    def give_way(self) -> None: ...  # noqa: D102
+
+
+class Lease(Struct, eq=False):
+    """Memory that one worker may take, and what it was seen to take."""
+
+    holder: Holder
+    reserved_bytes: int
+    worker: WorkerProcess | None = None
+    leaving: bool = False  # its worker only finishes what it has
+    load_s: float = 0.0
+    ready_at: float = 0.0
+    peak_bytes: int = 0  # PSS and swap
+
+    @property
+    def bytes(self) -> int:
+        """What nobody else can have: as reserved, or more where the worker took more."""
+        return max(self.reserved_bytes, self.taken_bytes)
+
+    @property
+    def taken_bytes(self) -> int:
+        """What its worker takes now."""
+        return (self.worker.memory_bytes() or 0) if self.worker else 0
+
+
+class Memory:
+    """All leases and claims. `budget_bytes` and `build` are those of the plan in force."""
+
+    def __init__(self, ledger: Ledger, limits: Limits) -> None:
+        self.ledger = ledger
+        self.budget_bytes = 0
+        self.build: str | None = None
+        self.leases: set[Lease] = set()
+        self._limits = limits
+        self._claims: dict[Holder, Claim] = {}
+
+    def claim(self, holder: Holder, plan: ModelPlan) -> Lease | None:
+        """Return a lease for a worker of `plan`, or None: ask again when something has moved.
+
+        Asks others to leave where that helps. Raises InsufficientMemory when waiting is in vain,
+        or has been for too long.
+        """
+        now = time.monotonic()
+        wanted = self.ledger.wanted_bytes(plan, self.build)
+        before = self._claims.get(holder)
+        claim = Claim(holder.name, wanted, before.asked_at if before else now, holder.waiting_since)
+        self._claims[holder] = claim
+        residents = self._residents()
+        others = [each for each_holder, each in self._claims.items() if each_holder is not holder]
+        try:
+            decision = memory.decide(
+                claim,
+                others,
+                residents,
+                budget_bytes=self.budget_bytes,
+                now=now,
+                limits=self._limits,
+            )
+            waited_s = now - claim.asked_at
+            if not decision.granted and waited_s >= self._limits.memory_wait_s:
+                raise memory.insufficient(wanted, residents, self.budget_bytes, waited_s)
+        except InsufficientMemory:
+            self.withdraw(holder)
+            raise
+        if decision.granted:
+            self.withdraw(holder)
+            return self._lease(holder, plan, wanted)
+        for each in self._active():
+            if each.name in decision.evict and not each.is_busy:
+                log.info("model.evict", model=each.name, room_for=holder.name)
+                each.evict()
+            elif each.name in decision.give_way:
+                log.info("model.give_way", model=each.name, room_for=holder.name)
+                each.give_way()
+        return None
+
+    def why_waiting(self, holder: Holder) -> str:
+        """Return what a claim waits for, in words."""
+        claim = self._claims.get(holder)
+        wanted = claim.bytes if claim else 0
+        why = memory.insufficient(wanted, self._residents(), self.budget_bytes).message
+        return f"waits for memory: {why}"
+
+    def withdraw(self, holder: Holder) -> None:
+        """Forget the claim of a model that is not wanted any more."""
+        self._claims.pop(holder, None)
+
+    def beside(self, holder: Holder, plan: ModelPlan) -> Lease | None:
+        """Return a lease beside the one that `holder` has, if nobody has to leave for it."""
+        wanted = self.ledger.wanted_bytes(plan, self.build)
+        claimed = sum(claim.bytes for claim in self._claims.values())
+        fits = memory.room_beside(wanted + claimed, self._residents(), self.budget_bytes)
+        return self._lease(holder, plan, wanted) if fits else None
+
+    def release(self, lease: Lease) -> None:
+        """Take the memory back: its worker is gone."""
+        self.leases.discard(lease)
+
+    def tend(self, now: float) -> None:
+        """Let idle models leave when others grew, and end a worker that the box cannot bear."""
+        residents = self._residents()
+        leaving = memory.over_budget(residents, self.budget_bytes, now)
+        for each in self._active():
+            if each.name in leaving and not each.is_busy:
+                log.warning("model.evict", model=each.name, reason="others grew")
+                each.evict()
+        if leaving or any(each.leaving for each in residents):
+            return
+        if sum(lease.taken_bytes for lease in self.leases) <= _TOLERATED * self.budget_bytes:
+            return
+        grown = [lease for lease in self.leases if lease.taken_bytes > lease.reserved_bytes]
+        fattest = max(grown, key=lambda each: each.taken_bytes - each.reserved_bytes, default=None)
+        if fattest is not None and fattest.worker is not None:
+            had, has = format_bytes(fattest.reserved_bytes), format_bytes(fattest.taken_bytes)
+            fattest.worker.give_up(
+                f"it grew to {has} where {had} were reserved, and all models together may take "
+                f"{format_bytes(self.budget_bytes)}"
+            )
+
+    def _lease(self, holder: Holder, plan: ModelPlan, wanted: int) -> Lease:
+        load_s = self.ledger.load_s(plan.launch, self.build) if plan.launch else 0.0
+        lease = Lease(holder, wanted, load_s=load_s, ready_at=time.monotonic())
+        self.leases.add(lease)
+        return lease
+
+    def _active(self) -> set[Holder]:
+        return {lease.holder for lease in self.leases if not lease.leaving}
+
+    def _residents(self) -> list[Resident]:
+        return list(self._each_resident())
+
+    def _each_resident(self) -> Iterator[Resident]:
+        for lease in self.leases:
+            holder = lease.holder
+            yield Resident(
+                model=holder.name,
+                bytes=lease.bytes,
+                busy=holder.is_busy,
+                pinned=holder.pinned,
+                last_used=holder.last_used,
+                load_s=lease.load_s,
+                ready_at=lease.ready_at,
+                leaving=lease.leaving or holder.is_leaving,
+            )

@@ -1,0 +1,143 @@
+"""Measured memory of each launch, kept on disk: an estimate serves only until there is one.
+
+Read once, written now and then by a thread. A file that cannot be read or written costs the
+memory of earlier daemons, nothing else. One owner: the supervisor, in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from edged.log import get_logger
+from edged.plan import ModelPlan
+from edged.protocol import Launch
+
+log = get_logger()
+
+_MOST = 1000  # launches; those longest unused are forgotten
+_TRUSTED = 8  # requests, after which a worker has touched what it touches
+_SPARE = 0.02  # of a measured peak: the next run is not the same to the page
+_VERSION = 1
+
+
+class Entry(Struct, frozen=True):
+    """What one launch took at most (PSS and swap), and what its load took."""
+
+    model: str  # for people: the launch decides, not its name
+    peak_bytes: int
+    requests: int  # that its workers have answered
+    load_s: float
+    seen_at: float  # seconds since the epoch; only for forgetting
+
+
+class _File(Struct):
+    version: int
+    launches: dict[str, Entry]
+
+
+class Ledger:
+    """`path` None: nothing is kept beyond this object."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.problem: str | None = None  # why it is not on the disk
+        self._path = path
+        self._entries = self._read()
+        self._dirty = False
+
+    def wanted_bytes(self, plan: ModelPlan, build: str | None) -> int:
+        """Return what a worker of this plan will take: as measured, else as estimated."""
+        estimate = plan.memory.total_bytes if plan.memory else 0
+        entry = self._entries.get(_key(plan.launch, build)) if plan.launch else None
+        if entry is None:
+            return estimate
+        measured = int(entry.peak_bytes * (1 + _SPARE))
+        return measured if entry.requests >= _TRUSTED else max(measured, estimate)
+
+    def load_s(self, launch: Launch, build: str | None) -> float:
+        """Return what the last load of this launch took, 0 if there was none."""
+        entry = self._entries.get(_key(launch, build))
+        return entry.load_s if entry else 0.0
+
+    def record(
+        self,
+        launch: Launch,
+        build: str | None,
+        *,
+        peak_bytes: int,
+        requests: int = 0,
+        load_s: float | None = None,
+    ) -> None:
+        """Note a measurement; `requests` since the last one."""
+        key = _key(launch, build)
+        old = self._entries.get(key, Entry(launch.model, 0, 0, 0.0, 0.0))
+        self._entries[key] = replace(
+            old,
+            model=launch.model,
+            peak_bytes=max(old.peak_bytes, peak_bytes),
+            requests=old.requests + requests,
+            load_s=old.load_s if load_s is None else load_s,
+            seen_at=time.time(),
+        )
+        self._dirty = True
+
+    async def save(self) -> None:
+        """Write it if anything is new; a disk that does not take it is only noted."""
+        if self._path is None or not self._dirty:
+            return
+        self._dirty = False
+        newest = sorted(self._entries.items(), key=lambda item: item[1].seen_at)[-_MOST:]
+        self._entries = dict(newest)
+        data = msgspec.json.format(msgspec.json.encode(_File(_VERSION, self._entries)))
+        try:
+            await asyncio.to_thread(_replace, self._path, data)
+        except OSError as error:
+            if self.problem is None:
+                log.warning("ledger.not_saved", path=str(self._path), reason=str(error))
+            self.problem = f"measured memory is not kept: {error}"
+            self._dirty = True
+        else:
+            self.problem = None
+
+    def _read(self) -> dict[str, Entry]:
+        if self._path is None:
+            return {}
+        try:
+            found = msgspec.json.decode(self._path.read_bytes(), type=_File)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+            log.warning("ledger.not_read", path=str(self._path), reason=str(error))
+            return {}
+        return found.launches if found.version == _VERSION else {}
+
+
+def _key(launch: Launch, build: str | None) -> str:
+    """Return what decides how much memory a worker takes: the whole launch but its name."""
+    plain = replace(launch, model="", output_format="")
+    if plain.llamacpp is not None:
+        plain = replace(plain, llamacpp=replace(plain.llamacpp, prefix_cache=None))
+    return hashlib.sha256(msgspec.json.encode((plain, build))).hexdigest()[:32]
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise

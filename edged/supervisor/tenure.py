@@ -1,0 +1,138 @@
+"""The time of one worker with a model: its plan, its memory, from the start to the last request.
+
+Where a model has two workers, each has its own tenure; the keeper says which one serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+from edged import errors
+from edged.plan import ModelPlan
+from edged.protocol import Launch
+from edged.supervisor.claims import Lease, Memory
+from edged.supervisor.lifecycle import Limits, Steps
+from edged.supervisor.proof import prove
+from edged.supervisor.worker_process import WorkerProcess
+
+
+class Tenure:
+    """One worker. Whoever begins one ends it with `end` or `see_off`, which free its memory."""
+
+    def __init__(
+        self,
+        plan: ModelPlan,
+        lease: Lease,
+        memory: Memory,
+        *,
+        worker_argv: Sequence[str],
+        limits: Limits,
+        steps: Steps,
+        on_change: Callable[[], None],
+        on_death: Callable[[WorkerProcess], None],
+    ) -> None:
+        assert plan.launch is not None
+        self.plan = plan
+        self.launch: Launch = plan.launch
+        self.lease = lease
+        self.load_s = 0.0
+        self.leaving: asyncio.Task[None] | None = None  # once it is seen off
+        self.emptied = asyncio.Event()  # it holds no request any more, and gets none
+        self.worker = WorkerProcess(
+            plan.launch,
+            worker_argv,
+            adapters=plan.files,
+            limits=limits,
+            steps=steps,
+            on_change=on_change,
+            on_death=on_death,
+        )
+        lease.worker = self.worker
+        self._memory = memory
+        self._limits = limits
+        self._recorded = False
+        self._coming: asyncio.Task[None] | None = None
+
+    def adapt(self, plan: ModelPlan) -> None:
+        """Follow a plan with the same launch: other adapters, another estimate."""
+        self.plan = plan
+        self.worker.adapt(plan.files)
+        self.lease.reserved_bytes = self._memory.ledger.wanted_bytes(plan, self._memory.build)
+
+    async def start(self, *, proof: bool) -> None:
+        """Load, and generate one token where a `proof` is wanted; return when it can serve.
+
+        Raises BadModelError, WorkerCrashed, ProofError.
+        """
+        ready = await self.worker.start()
+        self.load_s = self.lease.load_s = ready.load_s
+        if proof:
+            model = self.plan.model
+            await prove(self.worker, probe=model.probe, limit_s=self._limits.proof_s)
+        self.lease.ready_at = time.monotonic()
+        await self.measure()
+
+    # ── beside another ──
+
+    def bring_up(self, then: Callable[[], None]) -> None:
+        """Start and prove it in the background; `is_up` tells when that is over."""
+        self._coming = asyncio.create_task(self.start(proof=True))
+        self._coming.add_done_callback(lambda _: then())
+
+    @property
+    def is_up(self) -> bool:
+        """True when `bring_up` is over, well or not."""
+        return self._coming is not None and self._coming.done()
+
+    def failure(self) -> BaseException | None:
+        """Return why it did not come up; None when it can serve."""
+        assert self._coming is not None
+        error = self._coming.exception()
+        if error is None and not self.worker.alive:
+            cause = self.worker.exit.cause if self.worker.exit else "it is gone"
+            return errors.WorkerCrashed(cause)
+        return error
+
+    # ── the end ──
+
+    async def measure(self) -> None:
+        """Look how much memory it takes, and keep the most."""
+        self.lease.peak_bytes = max(self.lease.peak_bytes, await self.worker.proportional_bytes())
+
+    async def end(self, why: str) -> None:
+        """Stop the worker and free its memory; what it measured goes into the ledger."""
+        if self._coming is not None:
+            self._coming.cancel()
+            with contextlib.suppress(BaseException):
+                await asyncio.wait([self._coming])
+        if self.worker.alive:
+            await self.measure()
+        await self.worker.stop(why)
+        self._record()
+        self._memory.release(self.lease)
+
+    def see_off(self, why: str, then: Callable[[Tenure], None]) -> None:
+        """Let its requests finish in the background, within the limit, and then `end` it."""
+        self.lease.leaving = True
+        self.leaving = asyncio.create_task(self._see_off(why))
+        self.leaving.add_done_callback(lambda _: then(self))
+
+    async def _see_off(self, why: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.emptied.wait(), self._limits.drain_s)
+        await self.end(why)
+
+    def _record(self) -> None:
+        if self._recorded or self.worker.ready is None or not self.lease.peak_bytes:
+            return
+        self._recorded = True
+        self._memory.ledger.record(
+            self.launch,
+            self._memory.build,
+            peak_bytes=self.lease.peak_bytes,
+            requests=self.worker.answered,
+            load_s=self.load_s,
+        )

@@ -1,0 +1,85 @@
+"""Measured memory: what is believed, kept, forgotten; and disks that do not take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from edged.plan import ModelPlan
+from edged.protocol import Launch
+from edged.supervisor.ledger import Ledger
+from tests.daemon.support import model
+
+MB = 1 << 20
+PLAN = model("m", mb=100)
+BUILD = "0.3.36"
+
+
+def launch(plan: ModelPlan) -> Launch:
+    assert plan.launch is not None
+    return plan.launch
+
+
+def test_estimate_serves_until_there_is_a_measurement() -> None:
+    ledger = Ledger()
+    assert ledger.wanted_bytes(PLAN, BUILD) == 100 * MB
+    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    assert ledger.wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
+
+
+def test_measurement_of_a_worker_that_hardly_worked_does_not_lower_the_estimate() -> None:
+    ledger = Ledger()
+    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=1)
+    assert ledger.wanted_bytes(PLAN, BUILD) == 100 * MB
+    ledger.record(launch(PLAN), BUILD, peak_bytes=150 * MB, requests=1)
+    assert ledger.wanted_bytes(PLAN, BUILD) == int(150 * MB * 1.02)
+
+
+@pytest.mark.parametrize("change", [{"context": 9}, {"parallel": 9}, {"file_id": "2"}])
+def test_another_launch_or_build_is_another_entry(change: dict[str, object]) -> None:
+    ledger = Ledger()
+    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100, load_s=3.0)
+    other = replace(PLAN, launch=replace(launch(PLAN), **change))  # type: ignore[arg-type]
+    assert ledger.wanted_bytes(other, BUILD) == 100 * MB
+    assert ledger.wanted_bytes(PLAN, "0.3.37") == 100 * MB
+    assert ledger.load_s(launch(PLAN), BUILD) == 3.0
+    assert ledger.load_s(launch(other), BUILD) == 0.0
+
+
+def test_same_launch_under_another_name_is_known() -> None:
+    ledger = Ledger()
+    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    other = replace(PLAN, launch=replace(launch(PLAN), model="other"))
+    assert ledger.wanted_bytes(other, BUILD) == int(50 * MB * 1.02)
+
+
+async def test_ledger_outlives_the_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "ledger.json"
+    ledger = Ledger(path)
+    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    await ledger.save()
+    assert Ledger(path).wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
+    assert [each.name for each in path.parent.iterdir()] == ["ledger.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99, "launches": {}}', "\x00" * 50])
+def test_ledger_that_cannot_be_read_is_an_empty_one(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ledger.json"
+    path.write_text(text)
+    assert Ledger(path).wanted_bytes(PLAN, BUILD) == 100 * MB
+
+
+async def test_disk_that_does_not_take_it_is_noted_and_tried_again(tmp_path: Path) -> None:
+    blocked = tmp_path / "state"
+    blocked.touch()
+    ledger = Ledger(blocked / "ledger.json")
+    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    await ledger.save()
+    assert "measured memory is not kept" in str(ledger.problem)
+    assert ledger.wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
+    blocked.unlink()
+    await ledger.save()
+    assert ledger.problem is None
+    assert Ledger(blocked / "ledger.json").wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
