@@ -62,13 +62,23 @@ class SavedPrefixes:
         self._tree: Prefixes[SavedPrefix] = Prefixes()
         self._by_path: dict[Path, SavedPrefix] = {}
         self._kept: set[Path] = set()  # they do not leave for colder ones
+        self._seen_ns = 0  # the folder's time when it was read
         with contextlib.suppress(OSError):  # not there yet, or not ours
             self._tidy()
-            for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-                self._admit(path)
+        self._read_folder()
 
     def __len__(self) -> int:
         return len(self._by_path)
+
+    def _read_folder(self) -> None:
+        """Take in what is new: a worker that this one replaces may leave, and save, after it began."""
+        with contextlib.suppress(OSError):
+            changed_ns = self._folder.stat().st_mtime_ns
+            if changed_ns != self._seen_ns:
+                self._seen_ns = changed_ns
+                for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+                    if path not in self._by_path:
+                        self._admit(path)
 
     def _admit(self, path: Path) -> None:
         found = saved_file.read_header(path, self._key)
@@ -83,6 +93,7 @@ class SavedPrefixes:
 
     def best(self, sequence: Sequence) -> tuple[SavedPrefix | None, int]:
         """Return the saved prefix that saves most of this prompt's tokens, and how many."""
+        self._read_folder()
         limit = len(sequence.tokens) - 1  # one token must be computed, for its logits
         best: SavedPrefix | None = None
         n = 0
