@@ -85,6 +85,20 @@ class NetworkNotAllowed(EdgedError):
     code = "network_not_allowed"
 
 
+class AdminOnly(EdgedError):
+    """The path gives orders to the daemon: only its own socket, or an admin key, may."""
+
+    status = 403
+    type = "permission_error"
+    code = "admin_only"
+
+
+class ConfigRefused(InvalidRequest):
+    """models.toml cannot be brought into force; the message lists every problem, one a line."""
+
+    code = "config_refused"
+
+
 class UnknownPath(InvalidRequest):
     """No route has this path."""
 
@@ -201,6 +215,12 @@ class AdapterFailed(ServiceUnavailable):
     """The adapter cannot be used until its file or its entry is mended; its model can."""
 
     code = "adapter_failed"
+
+
+class ModelDrained(ServiceUnavailable):
+    """Somebody who runs the box took the model out of service; `edged load` brings it back."""
+
+    code = "model_drained"
 
 
 class ShuttingDown(ServiceUnavailable):

@@ -9,9 +9,38 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import structlog
+
+_TAIL_LINES = 2000
+
+
+class Tail:
+    """The last lines of the log, for whoever asks over the admin socket. Any thread may write."""
+
+    def __init__(self) -> None:
+        self.written = 0  # lines in all; the last of `lines` has this number
+        self.lines: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.listeners: set[Callable[[], None]] = set()  # called in the thread that writes
+
+    def __call__(self, _logger: Any, _name: str, rendered: Any) -> Any:
+        """Take the line on its way, as the last processor of structlog."""
+        self.lines.append(str(rendered))
+        self.written += 1
+        for listener in tuple(self.listeners):
+            listener()
+        return rendered
+
+    def since(self, number: int) -> list[str]:
+        """Return the lines after the one with this number, as far as they are kept."""
+        kept = list(self.lines)
+        return kept[max(0, len(kept) - max(0, self.written - number)) :]
+
+
+tail = Tail()
 
 
 def configure(level: str = "info", *, json: bool = False) -> None:
@@ -35,6 +64,7 @@ def configure(level: str = "info", *, json: bool = False) -> None:
                 exception_formatter=structlog.dev.plain_traceback,
             )
         )
+    processors.append(tail)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=processors,

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "edged.api": FACTS | {"edged.plan", "edged.metrics", "edged.store.responses"},
     "edged.daemon": FACTS
     | {"edged.plan", "edged.store", "edged.supervisor", "edged.metrics", "edged.api"},
-    "edged.cli": FACTS | {"edged.plan", "edged.api", "edged.daemon"},
+    "edged.cli": FACTS | {"edged.plan", "edged.api", "edged.daemon", "edged.store.folders"},
     "edged.__main__": {"edged.cli"},
     # how `edged bench` counts, says and draws
     "edged.cli.bench.answer": set(),

@@ -12,8 +12,8 @@ from litestar.datastructures import State
 from litestar.enums import ScopeType
 
 from edged import errors
+from edged.api import admin, status, tokens, upstream
 from edged.api import error as api_error
-from edged.api import status, tokens, upstream
 from edged.api.anthropic import messages
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
@@ -61,6 +61,7 @@ def create_app(box: Box) -> Litestar:
             status.ready,
             status.status,
             status.metrics,
+            *admin.ROUTES,
         ],
         exception_handlers={Exception: api_error.respond},
         openapi_config=None,
@@ -90,7 +91,7 @@ class _Api(Litestar):
 
     async def _exchange(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         box = cast("Box", self.state["box"])
-        exchange = Exchange.open(scope)
+        exchange = Exchange.open(scope, box.admin_socket)
         # The second one is where Anthropic's clients look for it.
         stamps = [(name, exchange.id.encode()) for name in (b"x-request-id", b"request-id")]
 

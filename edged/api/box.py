@@ -9,13 +9,22 @@ from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from litestar import Request
+from msgspec import Struct
 
 from edged import protocol
 from edged.metrics import Metrics
-from edged.plan import Plan
+from edged.plan import Diff, Plan
 from edged.protocol import Event
 from edged.status import Status
 from edged.store.responses import Responses
+
+
+class Applied(Struct, frozen=True):
+    """What a reload brought into force; `seconds` to decide, workers follow by themselves."""
+
+    generation: int
+    seconds: float
+    change: Diff
 
 
 class Box(Protocol):
@@ -47,6 +56,33 @@ class Box(Protocol):
 
     def status(self) -> Status:
         """Return the state of everything, now; cheap, never waits."""
+        ...
+
+    @property
+    def admin_socket(self) -> str:
+        """Path of the socket whose clients may give orders; "" where there is none."""
+        ...
+
+    async def reload(self) -> Applied:
+        """Bring models.toml into force now; raises ConfigRefused with all that is wrong."""
+        ...
+
+    async def load(self, name: str) -> None:
+        """Load a model and return when it serves; ends a `drain` of it.
+
+        Raises, as a request for it would: ModelNotFound, ModelFailed, InsufficientMemory, ….
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Let its requests finish, stop its worker, return when it is gone.
+
+        The next request loads it again. Raises ModelNotFound.
+        """
+        ...
+
+    async def drain(self, name: str) -> None:
+        """As `unload`, and admit no request until `load`, or a start of the daemon."""
         ...
 
     def ready(self) -> tuple[bool, list[str]]:

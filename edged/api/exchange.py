@@ -29,6 +29,7 @@ class Exchange:
     method: str
     path: str
     client: str
+    admin: bool = False  # it may give orders to the daemon
     owner: str = ""  # whose stored responses it may see: the name of its key
     started_s: float = dataclasses.field(default_factory=time.perf_counter)
     status: int = 0
@@ -44,15 +45,20 @@ class Exchange:
     ignored_fields: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def open(cls, scope: Mapping[str, Any]) -> Self:
-        """Begin the exchange of this ASGI scope and leave it there for `of`."""
+    def open(cls, scope: Mapping[str, Any], admin_socket: str = "") -> Self:
+        """Begin the exchange of this ASGI scope and leave it there for `of`.
+
+        What comes through the socket at `admin_socket` may give orders: the rights of its file say
+        who can open it.
+        """
         given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
-        peer = scope.get("client")
+        peer, here = scope.get("client"), scope.get("server")
         exchange = cls(
             id=given.decode() if _SANE_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}",
             method=scope["method"],
             path=scope["path"],
             client=peer[0] if peer and peer[0] else "unix",
+            admin=bool(admin_socket and here and here[0] == admin_socket),
         )
         cast("dict[str, Any]", scope).setdefault("state", {})["exchange"] = exchange
         return exchange

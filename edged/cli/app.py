@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, serve, show
+from edged.cli import ask, bench, check, orders, serve, show
 
 app = typer.Typer(
     name="edged",
@@ -29,6 +29,11 @@ def serve_here(context: typer.Context) -> None:
 app.command("check")(check.check)
 app.command("status")(show.status)
 app.command("models")(show.models)
+app.command("reload")(orders.reload)
+app.command("load")(orders.load)
+app.command("unload")(orders.unload)
+app.command("drain")(orders.drain)
+app.command("logs")(orders.logs)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
 app.command("version")(show.version)

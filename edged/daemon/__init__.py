@@ -23,10 +23,12 @@ import uvloop
 import edged
 from edged import config, hardware, plan
 from edged.api.app import create_app
+from edged.api.box import Applied
+from edged.config import Listen
 from edged.daemon import watch
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.daemon.systemd import Notifier, listen_sockets
-from edged.errors import ConfigError
+from edged.errors import ConfigError, ConfigRefused, ShuttingDown
 from edged.log import get_logger
 from edged.metrics import Metrics
 from edged.plan import Plan
@@ -111,7 +113,9 @@ class Daemon:
         self._finish_s = finish_s
         self._started = time.monotonic()
         self._notifier = Notifier()
+        self._admin: tuple[Listen, ...] = ()  # the socket for orders, once it is open
         self._reload_wanted = asyncio.Event()
+        self._reloads: list[asyncio.Future[Applied]] = []  # that somebody waits for
         self._stop = asyncio.Event()
         self._announced = False  # READY was sent; written by `_announce`
         self._exit_code = 0
@@ -138,6 +142,32 @@ class Daemon:
         server = self.plan.config.server
         return Kept(server.responses_keep_s, server.responses_max_bytes)
 
+    @property
+    def admin_socket(self) -> str:
+        """Path of the socket for orders, "" while there is none."""
+        return self._admin[0].path if self._admin else ""
+
+    async def reload(self) -> Applied:
+        """Bring the file into force now; raises ConfigRefused with all that is wrong with it."""
+        if self._stop.is_set():
+            raise ShuttingDown("edged is stopping")
+        outcome: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        self._reloads.append(outcome)
+        self._reload_wanted.set()
+        return await outcome
+
+    async def load(self, name: str) -> None:
+        """Load a model, and end its drain; as `Supervisor.load`, for a name or an alias."""
+        await self._supervisor.load(self.plan.resolve(name).model.name)
+
+    async def unload(self, name: str) -> None:
+        """Stop a model's worker when its requests have ended."""
+        await self._supervisor.unload(self.plan.resolve(name).model.name, drain=False)
+
+    async def drain(self, name: str) -> None:
+        """Take a model out of service until it is loaded by hand."""
+        await self._supervisor.unload(self.plan.resolve(name).model.name, drain=True)
+
     def status(self) -> Status:
         """Return what `/status` shows."""
         is_ready, waiting_for = self.ready()
@@ -147,7 +177,9 @@ class Daemon:
             uptime_s=round(time.monotonic() - self._started, 3),
             ready=is_ready,
             waiting_for=tuple(waiting_for),
-            listen=self._http.addresses,
+            listen=tuple(
+                each for each in self._http.addresses if each not in map(str, self._admin)
+            ),
             memory_bytes=rss_bytes(os.getpid()) or 0,
             config=ConfigStatus(
                 path=str(self._path),
@@ -171,6 +203,7 @@ class Daemon:
     async def serve(self) -> int:
         """Serve until a signal and return the exit code; raises ListenError before it began."""
         await self._http.listen_on(self.plan.config.server.listen)
+        await self._open_admin_socket()
         await self._supervisor.apply(self.plan, plan.diff(None, self.plan))
         self._take_signals()
         http = self._spawn(self._http.run_until_exit(), "http server")
@@ -185,6 +218,22 @@ class Daemon:
         await self._stop.wait()
         await self._shut_down(http)
         return self._exit_code
+
+    async def _open_admin_socket(self) -> None:
+        """Take orders; without this socket the box serves all the same, and only says so."""
+        path = folders.admin_socket()
+        admin = Listen("unix", path=str(path))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            await self._http.listen_on((*self.plan.config.server.listen, admin))
+        except (OSError, ListenError) as error:
+            log.warning(
+                "admin.off",
+                reason=str(error),
+                meaning="`edged reload` and its like do not work; SIGHUP does",
+            )
+        else:
+            self._admin = (admin,)
 
     def _warn_if_open(self) -> None:
         """Say loudly that there is no lock on the door: `auth = "none"` beyond loopback."""
@@ -221,6 +270,8 @@ class Daemon:
         await asyncio.gather(
             self._supervisor.shutdown(self._finish_s), http, return_exceptions=True
         )
+        for outcome in self._reloads:
+            outcome.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -302,21 +353,30 @@ class Daemon:
             if self._stop.is_set():
                 return
             self._notifier.reloading()
-            self._problem = await self._reload()
+            waiting, self._reloads = self._reloads, []
+            outcome = await self._reload()
+            self._problem = outcome if isinstance(outcome, str) else None
             if self._announced:
                 self._notifier.ready(self._status_line())
+            for each in waiting:
+                if each.done():  # it does not wait any more
+                    continue
+                if isinstance(outcome, str):
+                    each.set_exception(ConfigRefused(outcome))
+                else:
+                    each.set_result(outcome)
 
-    async def _reload(self) -> str | None:
-        """Bring the file into force as a whole, or nothing of it; return what is wrong with it."""
+    async def _reload(self) -> Applied | str:
+        """Bring the file into force as a whole, or nothing of it: then return what is wrong."""
         began = time.monotonic()
         try:
             # In a thread: a slow disk or driver must not hold up the streams.
             new = await asyncio.wait_for(asyncio.to_thread(_plan, self._path), _READ_S)
             change = plan.diff(self.plan, new)
             if self._stop.is_set():
-                return self._problem
+                return "edged is stopping"
             if change.server:
-                await self._http.listen_on(new.config.server.listen)
+                await self._http.listen_on((*new.config.server.listen, *self._admin))
         except TimeoutError:
             log.error("config.rejected", problem="timeout")  # noqa: TRY400 - it says all
             return f"reading it took more than {_READ_S:.0f} s: is its disk or a driver stuck?"
@@ -333,14 +393,15 @@ class Daemon:
         await self._supervisor.apply(new, change)
         if change.server:
             self._warn_if_open()
+        applied = Applied(self._generation, round(time.monotonic() - began, 4), change)
         log.info(
             "config.applied",
-            generation=self._generation,
-            seconds=round(time.monotonic() - began, 3),
+            generation=applied.generation,
+            seconds=applied.seconds,
             added=change.added,
             removed=change.removed,
             replaced=change.replaced,
             updated=change.updated,
             server=change.server,
         )
-        return None
+        return applied

@@ -24,6 +24,24 @@ def cache(environment: Mapping[str, str] = os.environ) -> Path:
     return _folder(environment, "CACHE", ".cache", Path("/var/cache/edged"))
 
 
+def runtime(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for sockets, which need not outlive the daemon; it may not exist yet.
+
+    systemd's `RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/edged`, else the state folder: a user
+    without a session has nothing else that is its own.
+    """
+    given = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    xdg = environment.get("XDG_RUNTIME_DIR", "")
+    if given:
+        return Path(given)
+    return Path(xdg) / "edged" if xdg.startswith("/") else state(environment)
+
+
+def admin_socket(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the daemon takes orders."""
+    return runtime(environment) / "admin.sock"
+
+
 def _folder(environment: Mapping[str, str], kind: str, below_home: str, homeless: Path) -> Path:
     given = environment.get(f"{kind}_DIRECTORY", "").partition(":")[0]
     if given:

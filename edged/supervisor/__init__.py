@@ -68,10 +68,31 @@ class Supervisor:
         Raises, before the first event only: ModelNotFound, ModelFailed, QueueFull, ModelLoading,
         InsufficientMemory, ShuttingDown. Closing the iterator aborts the generation.
         """
+        return self._keeper(model).generate(request)
+
+    async def load(self, model: str) -> None:
+        """Load a model as a request would, end its drain, return when it serves.
+
+        Raises what `generate` raises before its first event.
+        """
+        await self._keeper(model).load()
+
+    async def unload(self, model: str, *, drain: bool) -> None:
+        """Stop a model's worker when its requests have ended; return when it is gone.
+
+        `drain`: and refuse requests until `load`. Raises ModelNotFound.
+        """
+        keeper = self._keeper(model)
+        keeper.unload(drain=drain)
+        while keeper.is_unloading:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _keeper(self, model: str) -> Keeper:
         keeper = self._keepers.get(model)
         if keeper is None:
             raise errors.ModelNotFound(f"no model is called {model!r}", param="model")
-        return keeper.generate(request)
+        return keeper
 
     def snapshot(self) -> tuple[ModelStatus, ...]:
         """Return every model of the plan, in its order."""

@@ -25,6 +25,9 @@ from edged.supervisor.worker_process import BadModelError, WorkerProcess
 
 log = get_logger()
 
+# A worker that leaves for these reasons serves who waits as well: nobody comes after it soon.
+_LAST_CALL = ("stopping", "removed", "drained", "evicted", "idle")
+
 
 class Keeper:
     """One model. `reserve` asks the supervisor for memory, `on_state` tells it of every change."""
@@ -57,6 +60,8 @@ class Keeper:
         self._restarts = 0
         self._last_words: tuple[str, ...] = ()
         self._evicted = False
+        self._unload = False  # by hand: the worker leaves once its requests ended
+        self._drained = False  # by hand: no request comes in
         self._retry = False  # a reload came: try again what had failed
         self._over: Literal["stopping", "removed"] | None = None
         self._leave_by: float | None = None  # when draining ends, whoever is still open
@@ -80,6 +85,27 @@ class Keeper:
         """Give the memory back, if no request came in the meantime."""
         self._evicted = True
         self._changed.set()
+
+    def unload(self, *, drain: bool) -> None:
+        """Let the worker go when its requests have ended; `drain`: and admit no more."""
+        self._drained = self._drained or drain
+        self._unload = self._worker is not None
+        self._evicted = True
+        self._changed.set()
+
+    @property
+    def is_unloading(self) -> bool:
+        """True until an `unload` is done, or was taken back."""
+        return self._unload and self._over is None
+
+    async def load(self) -> None:
+        """Have a worker that serves, as a request would; ends a drain."""
+        self._drained = self._unload = self._evicted = False
+        ticket = self._join()
+        try:
+            await self._place(ticket)
+        finally:
+            self._leave(ticket)
 
     def wake(self) -> None:
         """Look again: memory was freed."""
@@ -111,13 +137,7 @@ class Keeper:
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """See `Supervisor.generate`."""
-        model = self.plan.model
-        if self._over is not None:
-            raise errors.ShuttingDown(self._why_over(), retry_after_s=5)
-        if self.state == "failed" and not self._retry:
-            raise errors.ModelFailed(f"model {self.name!r} cannot be used: {self.error}")
-        ticket = self._line.join(time.monotonic(), parallel=model.parallel, queue=model.queue)
-        self._changed.set()
+        ticket = self._join()
         try:
             worker = await self._place(ticket)
             while not worker.alive:  # it died after it was handed out: nothing is lost yet
@@ -127,9 +147,27 @@ class Keeper:
                 async for event in events:
                     yield event
         finally:
-            self.last_used = time.monotonic()
-            self._line.leave(ticket, self.last_used)
-            self._changed.set()
+            self._leave(ticket)
+
+    def _join(self) -> Ticket:
+        model = self.plan.model
+        if self._over is not None:
+            raise errors.ShuttingDown(self._why_over(), retry_after_s=5)
+        if self._drained:
+            raise errors.ModelDrained(
+                f"model {self.name!r} is out of service; `edged load {self.name}` brings it back",
+                retry_after_s=60,
+            )
+        if self.state == "failed" and not self._retry:
+            raise errors.ModelFailed(f"model {self.name!r} cannot be used: {self.error}")
+        ticket = self._line.join(time.monotonic(), parallel=model.parallel, queue=model.queue)
+        self._changed.set()
+        return ticket
+
+    def _leave(self, ticket: Ticket) -> None:
+        self.last_used = time.monotonic()
+        self._line.leave(ticket, self.last_used)
+        self._changed.set()
 
     async def _place(self, ticket: Ticket) -> WorkerProcess:
         while not ticket.worker.done():
@@ -213,6 +251,7 @@ class Keeper:
             await worker.stop(self._why_left(launch))
             self._last_words = worker.stderr_tail
             self._worker = None
+            self._unload = False
             self.reserved_bytes = 0
             self._on_state()  # somebody may wait for the memory
         await self._afterwards(worker)
@@ -278,18 +317,20 @@ class Keeper:
                     log.info("worker.draining", model=self.name, pid=worker.pid, why=why)
                 self._be("draining")
                 finished = self._line.admitted == 0
-                if why != "replaced":  # nobody comes after it: it serves who came before
+                if why in _LAST_CALL:  # nobody comes after it: it serves who came before
                     finished = finished and self._line.waiting == 0
                 if finished or now >= self._drain_end():
                     return
-            if why != "replaced":
+            if why is None or why in _LAST_CALL:
                 self._line.admit(worker, now, parallel=worker.launch.parallel)
             await self._wait(self._next_look_s(now))
 
     def _why_to_leave(self, running: Launch, now: float) -> str | None:
         model = self.plan.model
         busy = self._line.admitted > 0 or self._line.waiting > 0
-        if busy and self._evicted:  # a request was faster; who wanted the memory asks again
+        if (
+            busy and self._evicted and not self._unload
+        ):  # a request was faster; who wanted the memory asks again
             self._evicted = False
             self._on_state()
         return why_leave(
@@ -297,6 +338,8 @@ class Keeper:
             running=running,
             wanted=self.plan.launch,
             evicted=self._evicted,
+            drained=self._drained,
+            unloaded=self._unload,
             idle_s=0.0 if busy else now - max(self.last_used, self._since),
             idle_unload_s=None if model.load == "startup" else model.idle_unload_s,
         )

@@ -168,7 +168,7 @@ class Backoff:
 
 # ── leave why? ──
 
-Leave = Literal["stopping", "removed", "replaced", "evicted", "idle"]
+Leave = Literal["stopping", "removed", "replaced", "drained", "unloaded", "evicted", "idle"]
 
 
 def why_leave(
@@ -176,6 +176,8 @@ def why_leave(
     over: Literal["stopping", "removed"] | None,
     running: Launch,
     wanted: Launch | None,
+    drained: bool = False,
+    unloaded: bool = False,
     evicted: bool,
     idle_s: float,
     idle_unload_s: float | None,
@@ -184,12 +186,11 @@ def why_leave(
 
     `idle_s` is 0 while any request is open, and the caller drops the wish to evict then.
     """
-    if over is not None:
-        return over
-    if wanted != running:
-        return "replaced"
-    if evicted:
-        return "evicted"
-    if idle_unload_s is not None and idle_s >= idle_unload_s:
-        return "idle"
-    return None
+    reasons: tuple[tuple[Leave, bool], ...] = (
+        ("replaced", wanted != running),
+        ("drained", drained),
+        ("unloaded", unloaded),
+        ("evicted", evicted),
+        ("idle", idle_unload_s is not None and idle_s >= idle_unload_s),
+    )
+    return over or next((reason for reason, holds in reasons if holds), None)

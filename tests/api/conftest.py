@@ -18,10 +18,11 @@ from uvicorn.server import ServerState
 from edged import errors
 from edged.api import upstream
 from edged.api.app import create_app
+from edged.api.box import Applied
 from edged.config import Config, Model, Server, Source
 from edged.hardware import Cpu, Hardware, Memory
 from edged.metrics import Metrics
-from edged.plan import ModelPlan, Plan
+from edged.plan import Diff, ModelPlan, Plan
 from edged.protocol import (
     Delta,
     Event,
@@ -106,6 +107,8 @@ class PlayedBox:
         self.closed = asyncio.Event()
         self.is_ready = True
         self.problem: str | None = None
+        self.admin_socket = ""
+        self.orders: list[tuple[str, str]] = []
 
     async def generate(self, name: str, request: Generate) -> AsyncGenerator[Event, None]:
         self.asked.append((name, request))
@@ -117,6 +120,20 @@ class PlayedBox:
         finally:
             self.open -= 1
             self.closed.set()
+
+    async def reload(self) -> Applied:
+        if self.problem:
+            raise errors.ConfigRefused(self.problem)
+        return Applied(4, 0.001, Diff(added=("new",)))
+
+    async def load(self, name: str) -> None:
+        self.orders.append(("load", self.plan.resolve(name).model.name))
+
+    async def unload(self, name: str) -> None:
+        self.orders.append(("unload", self.plan.resolve(name).model.name))
+
+    async def drain(self, name: str) -> None:
+        self.orders.append(("drain", self.plan.resolve(name).model.name))
 
     def ready(self) -> tuple[bool, list[str]]:
         return self.is_ready, [] if self.is_ready else ["guide: starting"]

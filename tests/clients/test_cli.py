@@ -35,7 +35,7 @@ def edged(*arguments: str, stdin: str | None = None, **environment: str) -> Ran:
 def test_help_lists_the_commands() -> None:
     ran = edged("--help")
     assert ran.returncode == 0
-    for name in ("serve", "check", "status", "models", "ask", "bench", "version"):
+    for name in ("serve", "check", "status", "models", "ask", "bench", "version", "reload"):
         assert name in ran.stdout
     ran = edged("serve", "--help")
     assert ran.returncode == 0

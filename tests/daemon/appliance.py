@@ -112,7 +112,7 @@ class Appliance:
                 *command,
                 pass_fds=fds,
                 cwd=ROOT,
-                env=os.environ | (env or {}),
+                env=os.environ | {"RUNTIME_DIRECTORY": str(self.folder)} | (env or {}),
                 stdout=sink,
                 stderr=sink,
             )
@@ -144,6 +144,24 @@ class Appliance:
         """Return the daemon's children that live."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [int(pid) for pid in children if is_alive(int(pid))]
+
+    # ── as its operator ──
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.folder / "admin.sock"
+
+    def admin(self) -> httpx.AsyncClient:
+        """Return a client of the admin socket; the caller closes it."""
+        return httpx.AsyncClient(
+            base_url="http://edged",
+            transport=httpx.AsyncHTTPTransport(uds=str(self.admin_socket)),
+            timeout=PATIENCE_S,
+        )
+
+    async def order(self, path: str) -> httpx.Response:
+        async with self.admin() as client:
+            return await client.post(f"/admin/{path}")
 
     # ── as a client ──
 
