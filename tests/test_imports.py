@@ -29,10 +29,15 @@ MAY_IMPORT = {
     "edged.plan": FACTS | {"edged.store"},
     "edged.supervisor": FACTS | {"edged.plan"},
     "edged.metrics": FACTS,
-    "edged.api": FACTS | {"edged.plan", "edged.metrics", "edged.store.responses"},
+    "edged.auth": GROUND | {"edged.config"},
+    "edged.limits": GROUND | {"edged.auth"},
+    "edged.api": FACTS
+    | {"edged.plan", "edged.metrics", "edged.store.responses", "edged.auth", "edged.limits"},
     "edged.daemon": FACTS
-    | {"edged.plan", "edged.store", "edged.supervisor", "edged.metrics", "edged.api"},
-    "edged.cli": FACTS | {"edged.plan", "edged.api", "edged.daemon", "edged.store.folders"},
+    | {"edged.plan", "edged.store", "edged.supervisor", "edged.metrics", "edged.api"}
+    | {"edged.auth"},
+    "edged.cli": FACTS
+    | {"edged.plan", "edged.api", "edged.daemon", "edged.auth", "edged.store.folders"},
     "edged.__main__": {"edged.cli"},
     # how `edged bench` counts, says and draws
     "edged.cli.bench.answer": set(),
@@ -50,7 +55,11 @@ MAY_IMPORT = {
     # systemd's manners and the file watch know nothing of models
     "edged.daemon.systemd": GROUND,
     "edged.daemon.watch": GROUND,
-    "edged.daemon.listeners": GROUND | {"edged.config"},
+    "edged.daemon.listeners": GROUND | {"edged.config", "edged.daemon.systemd"},
+    "edged.daemon.certificates": set(),
+    "edged.daemon.tls": GROUND
+    | {"edged.config", "edged.daemon.certificates", "edged.daemon.listeners"}
+    | {"edged.daemon.watch"},
     # the child
     "edged.worker": GROUND | {"edged.store.folders"},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, orders, serve, show
+from edged.cli import ask, bench, check, key, orders, serve, show, tls
 
 app = typer.Typer(
     name="edged",
@@ -36,4 +36,6 @@ app.command("drain")(orders.drain)
 app.command("logs")(orders.logs)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
+app.add_typer(key.keys, name="key")
+app.add_typer(tls.tls, name="tls")
 app.command("version")(show.version)

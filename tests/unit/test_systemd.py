@@ -104,7 +104,7 @@ import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 from edged.daemon.systemd import listen_sockets
 taken = listen_sockets()
-first = [s.getsockname()[1] for s in taken]
+first = [(given.name, given.socket.getsockname()[1]) for given in taken]
 inherited = [os.get_inheritable(fd) for fd in (3, 4)]
 left = [name for name in os.environ if name.startswith("LISTEN_")]
 print(first, listen_sockets(), left, inherited)
@@ -125,7 +125,7 @@ def test_sockets_are_taken_once_and_only_by_the_right_process(offset: int) -> No
         done = subprocess.run(
             ["bash", "-c", command],
             pass_fds=(one.fileno(), two.fileno()),
-            env=os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:http"},
+            env=os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:https"},
             capture_output=True,
             text=True,
             check=True,
@@ -134,7 +134,10 @@ def test_sockets_are_taken_once_and_only_by_the_right_process(offset: int) -> No
     if offset:
         assert done.stdout == "[] [] [] [True, True]\n"
     else:
-        assert done.stdout == f"{ports} [] [] [False, False]\n"
+        assert (
+            done.stdout
+            == f"{list(zip(('http', 'https'), ports, strict=True))} [] [] [False, False]\n"
+        )
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1"])
