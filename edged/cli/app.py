@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, key, orders, serve, show, tls
+from edged.cli import ask, bench, check, discover, doctor, key, orders, serve, show, tls
 
 app = typer.Typer(
     name="edged",
@@ -36,6 +36,9 @@ app.command("drain")(orders.drain)
 app.command("logs")(orders.logs)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
+app.command("report")(doctor.report)
+app.command("discover")(discover.discover)
 app.add_typer(key.keys, name="key")
 app.add_typer(tls.tls, name="tls")
 app.command("version")(show.version)
