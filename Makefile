@@ -21,7 +21,7 @@ deb:             ## dist/edged_VERSION_ARCH.deb (the first one compiles llama.cp
 	packaging/make-deb dist
 
 test-appliance: setup-dev ## build the package, boot Debian 12 and 13, install, upgrade, purge (root)
-	$(BIN)/python -m pytest -rsP tests/appliance $(ARGS)
+	$(BIN)/python -m pytest -rsP --timeout 900 tests/appliance $(ARGS)
 
 check: setup-dev ## format, lint, types, import table, documentation
 	$(BIN)/ruff format --check .
