@@ -88,8 +88,9 @@ class Visit:
             return  # browsers send it without a key; the answer's headers say who may come
         key = await self._key()
         if key is None:
-            self._check_host()
-            self._check_origin()
+            if not self._is_for_all():  # nothing is told there that a page could use
+                self._check_host()
+                self._check_origin()
             return
         self._exchange.key = key
         self._exchange.owner = key.name
@@ -151,9 +152,12 @@ class Visit:
         raise errors.InvalidApiKey("this box does not know this API key")
 
     def _needs_key(self) -> bool:
-        if self._server.auth == "none" or self._scope["path"].rstrip("/") in _KEYLESS:
+        if self._server.auth == "none" or self._is_for_all():
             return False
         return self._server.auth == "keys" or not _is_here(self._exchange.client)
+
+    def _is_for_all(self) -> bool:
+        return self._scope["path"].rstrip("/") in _KEYLESS
 
     def _secret(self) -> str:
         scheme, _, token = self._head.get("authorization", b"").decode("latin-1").partition(" ")

@@ -222,6 +222,7 @@ async def test_host_must_be_a_name_of_this_network(
     assert response.status_code == status
     assert status == 200 or code(response) == "host_not_allowed"
     assert (await http.get("/v1/models", headers={"host": host} | bearer())).status_code == 200
+    assert (await http.get("/health", headers={"host": host})).status_code == 200
 
 
 async def test_page_of_another_site_may_not_ask_without_a_key(
