@@ -154,7 +154,8 @@ def test_unit_file_is_valid(tmp_path: Path) -> None:
     program.chmod(0o755)
     unit = tmp_path / "edged.service"
     text = UNIT.read_text()
-    assert text.count("/usr/bin/edged") == 1
+    assert text.count("/usr/bin/edged") == 2
+    shutil.copy(UNIT.with_suffix(".socket"), tmp_path)
     unit.write_text(text.replace("/usr/bin/edged", str(program)))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)],
@@ -166,6 +167,13 @@ def test_unit_file_is_valid(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_unit_is_as_closed_as_promised() -> None:
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=15", str(UNIT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
 def test_unit_file_agrees_with_the_daemon() -> None:
     text = UNIT.read_text()
     for line in (
@@ -173,7 +181,7 @@ def test_unit_file_agrees_with_the_daemon() -> None:
         "RestartPreventExitStatus=78",
         "OOMPolicy=continue",
         "Restart=on-failure",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ExecReload=/usr/bin/edged reload",
     ):
         assert line in text.splitlines()
     assert "WatchdogSec=" in text
