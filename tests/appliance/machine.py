@@ -187,6 +187,8 @@ def booted(
     `unified`: cgroup v2 only, where the firewall by address works and memory limits may not.
     """
     root = root_of(suite)
+    # A run that was killed may have left its wire.
+    subprocess.run(["ip", "link", "delete", f"ve-{name}"], check=False, capture_output=True)
     with scratch() as folder, overlay(root, folder) as merged, _cgroups(name) as groups:
         init = folder / "init"
         init.write_text(_INIT)
