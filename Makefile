@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= models.toml
 
-.PHONY: help run test test-clients check format setup setup-dev bench chaos lock edge-guide clean
+.PHONY: help run test test-clients test-appliance deb check format setup setup-dev bench chaos lock edge-guide clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## ?/\t/' | expand -t 15
@@ -16,6 +16,12 @@ test: setup-dev  ## every test that needs no GPU and no root (ARGS="-k name" for
 
 test-clients: setup-dev ## foreign SDKs and suites, Python and Node, against a running daemon (ARGS="-k litellm")
 	$(BIN)/python -m pytest -o verbosity_subtests=1 tests/clients/foreign $(ARGS)
+
+deb:             ## dist/edged_VERSION_ARCH.deb (the first one compiles llama.cpp for any CPU: 16 minutes on two cores)
+	packaging/make-deb dist
+
+test-appliance: setup-dev ## build the package, boot Debian 12 and 13, install, upgrade, purge (root)
+	$(BIN)/python -m pytest -rsP --timeout 900 tests/appliance $(ARGS)
 
 check: setup-dev ## format, lint, types, import table, documentation
 	$(BIN)/ruff format --check .

@@ -77,11 +77,24 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
-class NetworkNotAllowed(EdgedError):
-    """The client's address is outside `server.allow`."""
+class InvalidApiKey(InvalidRequest):
+    """No key where one is wanted, or one that this box does not know or that has expired."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotAllowed(EdgedError):
+    """Somebody known asks for what is not for them."""
 
     status = 403
     type = "permission_error"
+    code = "not_allowed"
+
+
+class NetworkNotAllowed(NotAllowed):
+    """The client's address is outside `server.allow`, or outside its key's networks."""
+
     code = "network_not_allowed"
 
 
@@ -91,11 +104,9 @@ class PoisonedRequest(InvalidRequest):
     code = "poisoned_request"
 
 
-class AdminOnly(EdgedError):
+class AdminOnly(NotAllowed):
     """The path gives orders to the daemon: only its own socket, or an admin key, may."""
 
-    status = 403
-    type = "permission_error"
     code = "admin_only"
 
 
@@ -103,6 +114,24 @@ class ConfigRefused(InvalidRequest):
     """models.toml cannot be brought into force; the message lists every problem, one a line."""
 
     code = "config_refused"
+
+
+class ModelNotAllowed(NotAllowed):
+    """The key is for other models."""
+
+    code = "model_not_allowed"
+
+
+class HostNotAllowed(NotAllowed):
+    """A browser came here under a name that is not this box's (DNS rebinding)."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(NotAllowed):
+    """A page of another site asks, and `server.cors` does not name it."""
+
+    code = "origin_not_allowed"
 
 
 class UnknownPath(InvalidRequest):
@@ -183,6 +212,14 @@ class QueueFull(EdgedError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class RateLimited(EdgedError):
+    """The key has used what it may for now; or wrong keys come too fast."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class ServiceUnavailable(EdgedError):

@@ -1,7 +1,7 @@
 """Log events `noun.verb` with fields: console on a terminal, JSON lines elsewhere on request.
 
-Prompts, answers and keys are never logged. Everything goes to stderr; under systemd that is the
-journal, which stamps the time itself.
+Prompts, answers and keys are never logged. Everything goes to stderr; where that is systemd's
+journal, lines go there natively, with their fields: `journalctl -u edged EDGED_MODEL=x`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+
+from edged import journal
 
 _TAIL_LINES = 2000
 
@@ -45,36 +47,58 @@ tail = Tail()
 
 def configure(level: str = "info", *, json: bool = False) -> None:
     """Set up structlog and route the standard library's warnings (uvicorn, asyncio) through it."""
-    journal = "JOURNAL_STREAM" in os.environ
+    has_journal = "JOURNAL_STREAM" in os.environ  # it stamps the time itself
+    natively = journal.is_stderr() and not json
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
     ]
-    if not journal:
+    if not has_journal:
         processors.append(structlog.processors.TimeStamper(fmt="iso", utc=False))
     if json:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        processors.append(
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                pad_event_to=0,
-                pad_level=False,
-                # structlog's own choice prints local variables, and so the prompts in them
-                exception_formatter=structlog.dev.plain_traceback,
-            )
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=0,
+            pad_level=False,
+            # structlog's own choice prints local variables, and so the prompts in them
+            exception_formatter=structlog.dev.plain_traceback,
         )
+        processors.append(_with_fields(console) if natively else console)
     processors.append(tail)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_Factory() if natively else structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(
         handlers=[_ToStructlog()], level=max(threshold, logging.WARNING), force=True
     )
+
+
+class _Factory:
+    """Makes the one logger that speaks to the journal."""
+
+    def __init__(self) -> None:
+        self._journal = journal.Journal()
+
+    def __call__(self, *_: Any) -> journal.Journal:
+        return self._journal
+
+
+def _with_fields(render: Callable[[Any, str, Any], str]) -> Callable[[Any, str, Any], str]:
+    """Return a processor that renders, and lets the fields go along with the text."""
+
+    def processor(logger: Any, name: str, event: Any) -> str:
+        fields = dict(event)  # rendering takes them out
+        line = journal.Line(render(logger, name, event))
+        line.fields = fields
+        return line
+
+    return processor
 
 
 class _ToStructlog(logging.Handler):

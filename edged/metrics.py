@@ -75,6 +75,24 @@ class Metrics:
             registry=self._registry,
         )
         self._gaps: dict[str, Gaps] = {}
+        self._key_requests = Counter(
+            "edged_key_requests",
+            "HTTP requests that came with a key, by the key's name.",
+            ["key", "status"],
+            registry=self._registry,
+        )
+        self._key_tokens = Counter(
+            "edged_key_tokens",
+            "Tokens of prompts and answers, by the key's name.",
+            ["key"],
+            registry=self._registry,
+        )
+        self._wrong_keys = Counter(
+            "edged_wrong_keys",
+            "Requests with a key that is not good here.",
+            ["reason"],
+            registry=self._registry,
+        )
 
     def _tokens(self, kind: str, documentation: str) -> Counter:
         return Counter(f"edged_{kind}_tokens", documentation, ["model"], registry=self._registry)
@@ -82,6 +100,18 @@ class Metrics:
     def request_done(self, model: str, endpoint: str, status: int) -> None:
         """Count one HTTP request; `endpoint` is a route, never a raw path."""
         self._requests.labels(model, endpoint, str(status)).inc()
+
+    def key_request(self, key: str, status: int) -> None:
+        """Count one HTTP request of a key, by its name."""
+        self._key_requests.labels(key, str(status)).inc()
+
+    def key_tokens(self, key: str, tokens: int) -> None:
+        """Count tokens of a key."""
+        self._key_tokens.labels(key).inc(tokens)
+
+    def wrong_key(self, reason: str) -> None:
+        """Count one request with a wrong key: `unknown` or `expired`."""
+        self._wrong_keys.labels(reason).inc()
 
     def usage(self, model: str, usage: Usage) -> None:
         """Count the tokens of one generation that ended, regularly or not."""

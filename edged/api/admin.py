@@ -25,8 +25,8 @@ _LINES = 100
 def _may(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     if not Exchange.of(connection.scope).admin:
         raise errors.AdminOnly(
-            "orders are taken on the daemon's own socket only: use the `edged` command on the box, "
-            "as root or as a member of the group that edged runs as"
+            "orders are taken on the daemon's own socket, or with an admin key: use the `edged` "
+            "command on the box, as root or as a member of the group that edged runs as"
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,14 +9,15 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.enums import ScopeType
 
-from edged import errors
 from edged.api import admin, status, tokens, upstream
 from edged.api import error as api_error
+from edged.api.access import Visit
 from edged.api.anthropic import messages
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
 from edged.api.openai import chat, completions, embeddings, models, rerank
 from edged.api.openai.responses import background, routes
+from edged.errors import EdgedError
 
 if TYPE_CHECKING:
     from litestar.types import (
@@ -61,6 +60,7 @@ def create_app(box: Box) -> Litestar:
             status.ready,
             status.status,
             status.metrics,
+            status.ca,
             *admin.ROUTES,
         ],
         exception_handlers={Exception: api_error.respond},
@@ -98,34 +98,27 @@ class _Api(Litestar):
         def send_stamped(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message["headers"], *stamps]
+                message["headers"] = [*message["headers"], *stamps, *visit.headers()]
             return send(message)
 
+        visit = Visit(box.access, box.plan.config.server, scope, exchange)
         try:
-            if _allowed(exchange.client, box.plan.config.server.allow):
-                await super().__call__(scope, receive, send_stamped)
+            await visit.admit()
+        except EdgedError as error:
+            await self._turn_away(error, Request(scope, receive), send_stamped)
+        else:
+            if visit.answers_preflight:
+                await send_stamped({"type": "http.response.start", "status": 204, "headers": []})
+                await send_stamped({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                await self._turn_away(exchange, Request(scope, receive), send_stamped)
+                await super().__call__(scope, receive, send_stamped)
         finally:
             exchange.endpoint = str(scope.get("path_template", ""))
             exchange.close(box.metrics)
+            visit.leave()
 
     async def _turn_away(
-        self, exchange: Exchange, request: Request[Any, Any, Any], send: Send
+        self, error: EdgedError, request: Request[Any, Any, Any], send: Send
     ) -> None:
-        error = errors.NetworkNotAllowed(
-            f"{exchange.client} is in none of the networks of `server.allow`"
-        )
         response = api_error.respond(request, error).to_asgi_response(app=None, request=request)
         await response(request.scope, request.receive, send)
-
-
-@functools.lru_cache(1024)
-def _allowed(client: str, networks: tuple[str, ...]) -> bool:
-    """Return whether the address is in one of the networks; a unix socket has its own rights."""
-    if client == "unix":
-        return True
-    address = ipaddress.ip_address(client.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return any(address in ipaddress.ip_network(network) for network in networks)

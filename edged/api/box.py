@@ -12,6 +12,7 @@ from litestar import Request
 from msgspec import Struct
 
 from edged import protocol
+from edged.api.access import Access
 from edged.metrics import Metrics
 from edged.plan import Diff, Plan
 from edged.protocol import Event
@@ -33,6 +34,15 @@ class Box(Protocol):
     @property
     def plan(self) -> Plan:
         """The plan in force; a reload replaces it as a whole."""
+        ...
+
+    @property
+    def access(self) -> Access:
+        """The keys in force."""
+        ...
+
+    def ca(self) -> bytes | None:
+        """Return the certificate of the box's own CA, PEM; None where it has none in use."""
         ...
 
     @property

@@ -41,7 +41,9 @@ async def call(
     assert isinstance(event, kind), type(event).__name__
     usage_tokens = getattr(event, "prompt_tokens", None)
     if usage_tokens is not None:
-        Exchange.of(request.scope).prompt_tokens = usage_tokens
+        exchange = Exchange.of(request.scope)
+        exchange.prompt_tokens = usage_tokens
+        box_of(request).access.charge(exchange, usage_tokens)
         box_of(request).metrics.usage(model, Usage(prompt_tokens=usage_tokens))
     return event
 

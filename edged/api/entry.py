@@ -8,6 +8,7 @@ from litestar import Request
 from msgspec import Struct
 
 from edged.api import body
+from edged.api.access import check_model
 from edged.api.box import Box, box_of
 from edged.api.exchange import Exchange
 from edged.api.upstream import PassThrough
@@ -36,7 +37,7 @@ class Entry(NamedTuple):
 
         `sole`: the body may leave out the name of a box's only model.
 
-        Raises InvalidJson, InvalidRequest, BodyTooLarge, ModelNotFound and their like.
+        Raises InvalidJson, InvalidRequest, BodyTooLarge, ModelNotFound, ModelNotAllowed and so on.
         """
         box, exchange = box_of(request), Exchange.of(request.scope)
         raw = await body.read_json(request, box.plan.config.server)
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
         name = body.convert(raw, Addressed).model
         plan = box.plan.resolve(name)
         exchange.model = plan.model.name
+        check_model(exchange, plan.model.name, name)
         return cls(request, box, exchange, raw, plan, box.plan.adapters.get(name))
 
     @property

@@ -99,6 +99,8 @@ def headers(error: EdgedError) -> dict[str, str]:
     """Return the headers that go with `error`."""
     wait_s = error.retry_after_s or _RETRY_AFTER_S.get(error.status)
     found = {"retry-after": str(wait_s)} if wait_s else {}
+    if error.status == errors.InvalidApiKey.status:
+        found["www-authenticate"] = "Bearer"
     if error.status == errors.ClientTooSlow.status:
         found["connection"] = "close"  # what still trickles in is not a request
     return found

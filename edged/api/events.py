@@ -353,6 +353,7 @@ class Answer:
             exchange.completion_tokens = usage.completion_tokens
             exchange.cached_tokens = usage.cached_tokens
             self._box.metrics.usage(self._model, usage)
+            self._box.access.charge(exchange, usage.prompt_tokens + usage.completion_tokens)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
+from edged.auth import Key
 from edged.errors import ClientGone
 from edged.log import get_logger
 from edged.metrics import Metrics
@@ -30,6 +31,7 @@ class Exchange:
     path: str
     client: str
     admin: bool = False  # it may give orders to the daemon
+    key: Key | None = None  # that it came with; the log has its name only
     owner: str = ""  # whose stored responses it may see: the name of its key
     started_s: float = dataclasses.field(default_factory=time.perf_counter)
     status: int = 0
@@ -96,6 +98,7 @@ class Exchange:
             "finish": self.finish,
             "error": self.error,
             "client": self.client,
+            "key": self.key.name if self.key else None,
             "request_id": self.id,
             "ignored_fields": self.ignored_fields or None,
         }

@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 from edged import metrics as prometheus
 from edged.api import in_force
 from edged.api.box import box_of
+from edged.errors import UnknownPath
 
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
 
@@ -53,6 +54,15 @@ def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     box = box_of(request)
     page = box.metrics.render(box.status())
     return Response(page, media_type=prometheus.MEDIA_TYPE, status_code=200)
+
+
+@route("/ca.crt", http_method=_READ, sync_to_thread=False)
+def ca(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Give the certificate that makes clients trust this box; raises UnknownPath without one."""
+    found = box_of(request).ca()
+    if found is None:
+        raise UnknownPath('there is no CA of this box in use: [server.tls] mode = "self-signed"')
+    return Response(found, media_type="application/x-pem-file", status_code=200)
 
 
 def _json(content: Any, status_code: int = 200) -> Response[Any]:

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from edged.cli import ask, bench, check, gc, making, models, moving, orders, pull, serve, show
+from edged.cli import (
+    ask,
+    bench,
+    check,
+    discover,
+    doctor,
+    gc,
+    key,
+    making,
+    models,
+    moving,
+    orders,
+    pull,
+    serve,
+    show,
+    tls,
+)
 
 app = typer.Typer(
     name="edged",
@@ -43,4 +59,9 @@ app.command("export")(moving.export)
 app.command("import")(moving.import_)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
+app.command("report")(doctor.report)
+app.command("discover")(discover.discover)
+app.add_typer(key.keys, name="key")
+app.add_typer(tls.tls, name="tls")
 app.command("version")(show.version)

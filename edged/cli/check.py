@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edged import config, hardware, plan
+from edged import auth, config, hardware, plan
 from edged.api import in_force
 from edged.api.in_force import InForce
 from edged.cli.client import ConfigFile, Json, Url, reach
-from edged.config import ConfigProblems
+from edged.config import ConfigProblems, Problem
+from edged.errors import ConfigError
 from edged.plan import Diff, Plan
 
 _EXIT_CONFIG = 78  # EX_CONFIG
@@ -32,7 +33,9 @@ def check(config_file: ConfigFile = None, url: Url = None, json_: Json = False) 
     path = config.find(config_file)
     try:
         loaded = config.load(path)
-    except ConfigProblems as error:
+        keys = auth.path_beside(path.absolute())
+        auth.check_reach(loaded.server, auth.load(keys), keys)
+    except ConfigError as error:
         _tell_problems(error, json_=json_)
         raise typer.Exit(_EXIT_CONFIG) from None
     made = plan.make(loaded, hardware.detect(loaded.hardware))
@@ -43,11 +46,16 @@ def check(config_file: ConfigFile = None, url: Url = None, json_: Json = False) 
         _tell(made, against)
 
 
-def _tell_problems(error: ConfigProblems, *, json_: bool) -> None:
+def _tell_problems(error: ConfigError, *, json_: bool) -> None:
+    problems = (
+        error.problems
+        if isinstance(error, ConfigProblems)
+        else [Problem(error.message.partition(": ")[0], 0, error.message.partition(": ")[2])]
+    )
     if json_:
-        print(json.dumps({"ok": False, "problems": msgspec.to_builtins(error.problems)}, indent=2))
+        print(json.dumps({"ok": False, "problems": msgspec.to_builtins(problems)}, indent=2))
         return
-    for problem in error.problems:
+    for problem in problems:
         typer.echo(str(problem), err=True)
 
 

@@ -109,7 +109,7 @@ def _post(path: str, socket: str | None, limit_s: float) -> dict[str, Any]:
 @contextlib.contextmanager
 def _daemon(socket: str | None, limit_s: float | None) -> Iterator[httpx.Client]:
     """Give a client of the admin socket; a failure becomes one line and exit code 1."""
-    path = Path(socket) if socket else _find()
+    path = Path(socket) if socket else find()
     listen = Listen("unix", path=str(path))
     with reach(None, listen) as client:
         client.timeout = httpx.Timeout(limit_s, connect=_CONNECT_LIMIT_S)
@@ -127,7 +127,7 @@ def _daemon(socket: str | None, limit_s: float | None) -> Iterator[httpx.Client]
             fail(f"edged at {path} broke off: {error or type(error).__name__}")
 
 
-def _find() -> Path:
+def find() -> Path:
     """Return the socket of this user's daemon, else the service's."""
     own = folders.admin_socket()
     return next((path for path in (own, _PACKAGED) if _is_socket(path)), own)

@@ -10,6 +10,7 @@ from edged.config.sources import source
 from edged.config.values import (
     BadValueError,
     Reader,
+    absolute,
     boolean,
     choice,
     duration_or_never,
@@ -20,10 +21,12 @@ from edged.config.values import (
     many,
     network,
     number,
+    origin,
     secret,
     size,
     size_or_zero,
     text,
+    tls_listen,
     upstream,
     whole,
 )
@@ -67,6 +70,7 @@ Pooling = Literal["mean", "cls", "last"]
 QuantPolicy = Literal[0, 4, 8]
 Require = Literal["any", "gpu"]
 Speculation = Literal["auto", "off"]
+TlsMode = Literal["off", "self-signed", "files"]
 
 Keys = Mapping[str, "Reader | Keys | Entries"]
 
@@ -87,19 +91,6 @@ def _gpus(value: Any) -> Any:
         raise BadValueError(
             str(error).replace('"none",', '"none" or a list such as [0, 1],')
         ) from None
-
-
-def _tls_mode(value: Any) -> str:
-    choice(Literal["off", "self-signed", "files"])(value)
-    if value != "off":
-        raise BadValueError(f'= "{value}" cannot be honoured by this version: only "off" can')
-    return "off"
-
-
-def _auth(value: Any) -> str:
-    if choice(Auth)(value) == "keys":
-        raise BadValueError('= "keys" cannot be honoured by this version: it has no API keys yet')
-    return str(value)
 
 
 def _logit_bias(value: Any) -> dict[int, float]:
@@ -124,14 +115,21 @@ _TOKENS = 1 << 24
 
 SERVER: Keys = {
     "listen": many(listen, "addresses", at_least=1),
-    "auth": _auth,
+    "auth": choice(Auth),
     "allow": many(network, "networks"),
+    "hosts": many(host, "host names"),
+    "cors": many(origin, "origins"),
     "max_body": size(1 << 10, 1 << 30),
     "media_hosts": many(host, "host names"),
     "responses_keep": duration_or_zero,
     "responses_max": size_or_zero(1 << 20, 1 << 40),
     "prefix_cache_max": size_or_zero(1 << 20, 1 << 50),
-    "tls": {"mode": _tls_mode},
+    "tls": {
+        "mode": choice(TlsMode),
+        "listen": many(tls_listen, "addresses", at_least=1),
+        "cert": absolute,
+        "key": absolute,
+    },
 }
 HARDWARE: Keys = {"reserve_memory": size(0, 1 << 50), "gpus": _gpus}
 STORE: Keys = {

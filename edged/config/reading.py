@@ -134,7 +134,7 @@ class _Reading:
             store=Store(**store),
             models=models,
         )
-        self._check_reach(config.server)
+        self._check_tls(config.server.tls)
         self._check_names(config.models)
         if self._problems:
             raise ConfigProblems(sorted(self._problems, key=lambda problem: problem.line))
@@ -260,14 +260,15 @@ class _Reading:
         defaults = self._top.get("defaults", {})
         return key in self._top["models"][name] or (isinstance(defaults, dict) and key in defaults)
 
-    def _check_reach(self, server: Server) -> None:
-        beyond = [str(address) for address in server.listen if not address.loopback]
-        if beyond and server.auth != "none":
-            self._problem(
-                ("server", "listen"),
-                f"{beyond[0]} is beyond loopback, which needs API keys, and this version has none: "
-                'listen on 127.0.0.1, or say auth = "none" if everybody in `allow` may use it',
-            )
+    def _check_tls(self, tls: Tls) -> None:
+        at = ("server", "tls")
+        files = {"cert": tls.cert, "key": tls.key}
+        if tls.mode == "files" and None in files.values():
+            missing = " and ".join(name for name, value in files.items() if value is None)
+            self._problem((*at, "mode"), f'= "files" needs {missing} = "/path/of/the.pem"')
+        for name, value in files.items():
+            if tls.mode != "files" and value is not None:
+                self._problem((*at, name), f'is of use with mode = "files", not "{tls.mode}"')
 
     def _check_names(self, models: dict[str, Model]) -> None:
         owners = dict.fromkeys(models, "a model")

@@ -22,6 +22,7 @@ from edged.config.keys import (
     QuantPolicy,
     Require,
     Speculation,
+    TlsMode,
 )
 from edged.config.sources import Source
 from edged.config.values import Listen, Secret
@@ -30,9 +31,12 @@ from edged.protocol import Sampling
 
 
 class Tls(Struct, frozen=True):
-    """Encryption of the TCP addresses."""
+    """Encryption: addresses that speak HTTPS, beside those of `Server.listen`."""
 
-    mode: Literal["off"] = "off"
+    mode: TlsMode = "off"
+    listen: tuple[Listen, ...] = (Listen("tcp", "0.0.0.0", 8443, tls=True),)  # noqa: S104 - wants keys
+    cert: str | None = None  # with "files": PEM, the leaf first
+    key: str | None = None
 
 
 class Server(Struct, frozen=True):
@@ -49,12 +53,19 @@ class Server(Struct, frozen=True):
         "fc00::/7",
         "fe80::/10",
     )
+    hosts: tuple[str, ...] = ()  # names of this box, for browsers that have no key
+    cors: tuple[str, ...] = ()  # origins whose pages may ask from a browser; "*": all
     max_body_bytes: int = 32 << 20
     media_hosts: tuple[str, ...] = ()  # images may be fetched from them
     responses_keep_s: float = 30 * 86400.0  # 0: nothing is kept
     responses_max_bytes: int = 256 << 20  # 0: the same
     prefix_cache_max_bytes: int = 4 << 30  # of all models; 0: no prefix outlives its worker
     tls: Tls = Tls()
+
+    @property
+    def addresses(self) -> tuple[Listen, ...]:
+        """All that is to be listened on, with and without TLS."""
+        return (*self.listen, *(self.tls.listen if self.tls.mode != "off" else ()))
 
 
 class HardwareOverrides(Struct, frozen=True):

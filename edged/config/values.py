@@ -40,6 +40,7 @@ class Listen(Struct, frozen=True):
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.kind == "unix":
@@ -262,6 +263,31 @@ def host(value: Any) -> str:
     if not isinstance(value, str) or not _HOST.fullmatch(value.lower()):
         raise BadValueError(_must_be('the name of a host such as "images.example.org"', value))
     return value.lower()
+
+
+def origin(value: Any) -> str:
+    """Read `https://app.example.org`, or `*` → the same in lower case."""
+    wanted = 'an origin such as "https://app.example.org" or "http://10.0.0.5:3000", or "*"'
+    if value == "*":
+        return "*"
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", value):
+        raise BadValueError(_must_be(wanted, value))
+    return value.lower()
+
+
+def tls_listen(value: Any) -> Listen:
+    """Read an address as `listen` does, but no unix socket: one that speaks TLS."""
+    found = listen(value)
+    if found.kind != "tcp":
+        raise BadValueError(_must_be('an address such as "0.0.0.0:8443"', value))
+    return Listen("tcp", host=found.host, port=found.port, tls=True)
+
+
+def absolute(value: Any) -> str:
+    """Read the absolute path of a file."""
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
+        raise BadValueError(_must_be('an absolute path such as "/etc/ssl/box.pem"', value))
+    return value
 
 
 def upstream(value: Any) -> str:

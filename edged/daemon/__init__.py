@@ -21,8 +21,9 @@ import msgspec
 import uvloop
 
 import edged
-from edged import config, hardware, plan
+from edged import auth, config, hardware, plan
 from edged.api import arrival
+from edged.api.access import Access
 from edged.api.app import create_app
 from edged.api.box import Applied
 from edged.config import Listen
@@ -31,6 +32,7 @@ from edged.daemon.fetching import Fetching
 from edged.daemon.lag import Lag
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.daemon.systemd import Notifier, listen_sockets
+from edged.daemon.tls import Certificate
 from edged.errors import ConfigError, ConfigRefused, ShuttingDown
 from edged.log import get_logger
 from edged.metrics import Metrics
@@ -99,8 +101,10 @@ def _raise_file_limit() -> None:
 
 
 def _plan(path: Path) -> Plan:
-    """Read the file and the hardware and decide; raises ConfigError."""
+    """Read the files and the hardware and decide; raises ConfigError."""
     loaded = config.load(path)
+    keys = auth.path_beside(path)
+    auth.check_reach(loaded.server, auth.load(keys), keys)
     return plan.make(loaded, hardware.detect(loaded.hardware))
 
 
@@ -110,6 +114,9 @@ class Daemon:
     def __init__(self, path: Path, first: Plan, supervisor: Supervisor, *, finish_s: float) -> None:
         self.plan = first  # written by `_follow` from now on, with the three below
         self.metrics = Metrics()
+        self._keys_path = auth.path_beside(path)
+        self.access = Access(auth.load(self._keys_path), metrics=self.metrics)
+        self.certificate = Certificate(folders.state() / "tls")
         self.responses = Responses(folders.state() / "responses.db", self._kept)
         self._generation = 1
         self._applied_at = time.time()
@@ -129,7 +136,12 @@ class Daemon:
         self._exit_code = 0
         self._lag = Lag()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._http = HttpServer(create_app(self), listen_sockets(), finish_s=finish_s)
+        self._http = HttpServer(
+            create_app(self),
+            listen_sockets(),
+            finish_s=finish_s,
+            context=self.certificate.context,
+        )
 
     # ── what the api asks ──
 
@@ -198,6 +210,10 @@ class Daemon:
         """Take a model out of service until it is loaded by hand."""
         await self._supervisor.unload(self.plan.resolve(name).model.name, drain=True)
 
+    def ca(self) -> bytes | None:
+        """Return what clients need to trust this box's TLS, if it is its own CA."""
+        return self.certificate.ca
+
     def status(self) -> Status:
         """Return what `/status` shows."""
         is_ready, waiting_for = self.ready()
@@ -235,14 +251,16 @@ class Daemon:
 
     async def serve(self) -> int:
         """Serve until a signal and return the exit code; raises ListenError before it began."""
-        await self._http.listen_on(self.plan.config.server.listen)
+        await self._listen(self.plan.config.server)
         await self._open_admin_socket()
         await self._supervisor.apply(self.plan, plan.diff(None, self.plan))
         self._fetching.follow(self.plan, afresh=True)
         self._take_signals()
         http = self._spawn(self._http.run_until_exit(), "http server")
         self._spawn(self._announce(), "announce")
-        self._spawn(self._watch(), "watch")
+        self._spawn(self._watch(self._path), "watch")
+        self._spawn(self._watch(self._keys_path), "watch keys")
+        self._spawn(self.certificate.keep_fresh(), "keep the certificate fresh")
         self._spawn(self._follow(), "follow")
         self._spawn(self._watch_lock(), "watch lock")
         self._spawn(self._fetching.run(), "fetching")
@@ -262,21 +280,21 @@ class Daemon:
         admin = Listen("unix", path=str(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-            await self._http.listen_on((*self.plan.config.server.listen, admin))
+            self._admin = (admin,)
+            await self._listen(self.plan.config.server)
         except (OSError, ListenError) as error:
+            self._admin = ()
             log.warning(
                 "admin.off",
                 reason=str(error),
                 meaning="`edged reload` and its like do not work; SIGHUP does",
             )
-        else:
-            self._admin = (admin,)
 
     def _warn_if_open(self) -> None:
         """Say loudly that there is no lock on the door: `auth = "none"` beyond loopback."""
         server = self.plan.config.server
-        beyond = [str(address) for address in server.listen if not address.loopback]
-        if beyond:
+        beyond = [str(address) for address in server.addresses if not address.loopback]
+        if beyond and server.auth == "none":
             log.warning(
                 "server.open",
                 listen=beyond,
@@ -380,8 +398,8 @@ class Daemon:
 
     # ── reload ──
 
-    async def _watch(self) -> None:
-        async for _ in watch.changes(self._path):
+    async def _watch(self, path: Path) -> None:
+        async for _ in watch.changes(path):
             self._reload_wanted.set()
 
     async def _watch_lock(self) -> None:
@@ -410,7 +428,8 @@ class Daemon:
                 return
             self._notifier.reloading()
             waiting, self._reloads = self._reloads, []
-            outcome = await self._reload()
+            # Keys first and alone: a revoked one must go also while models.toml is broken.
+            outcome = await self._reload_keys() or await self._reload()
             self._problem = outcome if isinstance(outcome, str) else None
             if self._announced:
                 self._notifier.ready(self._status_line())
@@ -421,6 +440,23 @@ class Daemon:
                     each.set_exception(ConfigRefused(outcome))
                 else:
                     each.set_result(outcome)
+
+    async def _reload_keys(self) -> str | None:
+        """Bring `keys.toml` into force, or return what is wrong with it; then the old one stays."""
+        try:
+            keyring = await asyncio.to_thread(auth.load, self._keys_path)
+        except ConfigError as error:
+            log.error("keys.rejected", problem=error.message)  # noqa: TRY400
+            return error.message
+        if self.access.replace(keyring):
+            log.info("keys.applied", keys=[key.name for key in keyring.keys])
+        return None
+
+    async def _listen(self, server: config.Server) -> None:
+        """Listen where `server` says; raises ListenError with everything as it was."""
+        await self.certificate.use(server.tls)
+        wanted = (*server.addresses, *self._admin)
+        await self._http.listen_on(wanted, tls=server.tls.mode != "off")
 
     async def _reload(self) -> Applied | str:
         """Bring the file into force as a whole, or nothing of it: then return what is wrong."""
@@ -433,7 +469,8 @@ class Daemon:
             if self._stop.is_set():
                 return "edged is stopping"
             if change.server:
-                await self._http.listen_on((*new.config.server.listen, *self._admin))
+                await self._listen(new.config.server)
+            await self.certificate.look()
         except TimeoutError:
             log.error("config.rejected", problem="timeout")  # noqa: TRY400 - it says all
             return f"reading it took more than {_READ_S:.0f} s: is its disk or a driver stuck?"

@@ -12,9 +12,10 @@ import errno
 import math
 import os
 import socket
+import ssl
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from edged.config import Listen
+from edged.daemon.systemd import Given
 
 _BACKLOG = 512
 _KEEP_ALIVE_S = 75
 _HEAD_S = 30.0  # from a connection, or a next request's first byte, to the end of its head
 _HEAD_BYTES = 64 << 10
+_HANDSHAKE_S = 10.0
+_UNREAD_S = 120.0  # a client that takes no bytes for this long is cut off
+_V6ONLY = socket.IPV6_V6ONLY
 _CUT_S = 5.0
 _CLOSED_S = 1.0  # a closed socket is gone from the kernel
 LAST_CALL_S = 0.5  # when the daemon stops: a request that is on its way may still come in
@@ -112,12 +117,12 @@ def _explain(listen: Listen, error: OSError) -> str:
     return f"{what}: {error.strerror or error}"
 
 
-def address(opened: socket.socket) -> Listen:
+def address(opened: socket.socket, *, tls: bool = False) -> Listen:
     """Return where a socket listens in fact: port 0 has become a number."""
     name = opened.getsockname()
     if opened.family == socket.AF_UNIX:
         return Listen("unix", path=name if isinstance(name, str) else name.decode())
-    return Listen("tcp", host=name[0], port=name[1])
+    return Listen("tcp", host=name[0], port=name[1], tls=tls)
 
 
 # ── server ──
@@ -127,10 +132,12 @@ class HttpServer(uvicorn.Server):
     """One app on any number of sockets.
 
     `given` are sockets that systemd holds: they serve for ever, and an address of the
-    configuration that is among them is not opened again.
+    configuration that they cover is not opened again. One that is called `https` speaks TLS.
     """
 
-    def __init__(self, app: Any, given: Iterable[socket.socket], *, finish_s: float) -> None:
+    def __init__(
+        self, app: Any, given: Iterable[Given], *, finish_s: float, context: ssl.SSLContext
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=_HttpProtocol,
@@ -150,7 +157,10 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         self.lifespan = config.lifespan_class(config)
         self.servers = []
-        self._given = {address(opened): opened for opened in given}
+        self._given = {
+            address(each.socket, tls=each.name == "https"): each.socket for each in given
+        }
+        self._context = context
         self._open: dict[Listen, asyncio.Server] = {}  # as configured, port 0 included
         self._inodes: dict[Listen, int] = {}  # of the socket files that are ours to remove
 
@@ -162,18 +172,23 @@ class HttpServer(uvicorn.Server):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where clients are served now."""
-        sockets = [opened for server in self.servers for opened in server.sockets]
-        return tuple(dict.fromkeys(str(address(opened)) for opened in sockets))
+        return tuple(
+            f"{address(opened)}{' (TLS)' if listen.tls else ''}"
+            for listen, server in self._open.items()
+            for opened in server.sockets
+        )
 
-    async def listen_on(self, wanted: tuple[Listen, ...]) -> None:
-        """Serve exactly these addresses (and the given ones).
+    async def listen_on(self, wanted: tuple[Listen, ...], *, tls: bool = False) -> None:
+        """Serve exactly these addresses (and the given ones; those for TLS only with `tls`).
 
         Opens what is new before it closes what is gone; only where both cannot be open at once
         (0.0.0.0 and 127.0.0.1 on one port) there is a moment without either. Raises ListenError
         with everything as it was. Open connections of a closed address go on.
         """
-        new = [each for each in wanted if each not in self._open and each not in self._given]
-        kept = {*wanted, *self._given}
+        given = {each: opened for each, opened in self._given.items() if tls or not each.tls}
+        asked = [each for each in wanted if not _covered(each, given)]
+        new = [each for each in asked if each not in self._open]
+        kept = {*asked, *given}
         gone = [each for each in self._open if each not in kept]
         in_the_way = [old for old in gone if any(_overlap(old, each) for each in new)]
         for old in in_the_way:
@@ -183,8 +198,8 @@ class HttpServer(uvicorn.Server):
         except ListenError:
             await self._serve_on(await _open_all(in_the_way, patiently=True))
             raise
-        unserved = [each for each in self._given if each not in self._open]
-        await self._serve_on({each: self._given[each] for each in unserved} | opened)
+        unserved = {each: held for each, held in given.items() if each not in self._open}
+        await self._serve_on(unserved | opened)
         for old in set(gone) - set(in_the_way):
             self._close(old)
 
@@ -202,8 +217,11 @@ class HttpServer(uvicorn.Server):
         for listen, opened in sockets.items():
             opened.setblocking(False)
             is_unix = opened.family == socket.AF_UNIX
-            create = loop.create_unix_server if is_unix else loop.create_server
-            self._open[listen] = await create(self._protocol, sock=opened, backlog=_BACKLOG)
+            more = {"ssl": self._context, "ssl_handshake_timeout": _HANDSHAKE_S}
+            create: Any = loop.create_unix_server if is_unix else loop.create_server
+            self._open[listen] = await create(
+                self._protocol, sock=opened, backlog=_BACKLOG, **(more if listen.tls else {})
+            )
             self.servers.append(self._open[listen])
             if is_unix and listen not in self._given:
                 self._inodes[listen] = _inode(listen.path)
@@ -251,6 +269,22 @@ def _overlap(one: Listen, other: Listen) -> bool:
     return one.kind == other.kind == "tcp" and same_family and one.port == other.port
 
 
+def _covered(wanted: Listen, given: Mapping[Listen, socket.socket]) -> bool:
+    """Return whether a given socket serves this address: it has it, or all of its family."""
+    if wanted in given:
+        return True
+    is_v6 = ":" in wanted.host
+    return any(
+        (each.kind, each.port, each.tls) == (wanted.kind, wanted.port, wanted.tls)
+        and (
+            each.host == ("::" if is_v6 else "0.0.0.0")  # noqa: S104
+            or (each.host == "::" and not opened.getsockopt(socket.IPPROTO_IPV6, _V6ONLY))
+        )
+        for each, opened in given.items()
+        if each.kind == "tcp"
+    )
+
+
 def _inode(path: str) -> int:
     return Path(path).lstat().st_ino
 
@@ -266,6 +300,7 @@ class _HttpProtocol(HttpToolsProtocol):
     _in_head = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -273,7 +308,19 @@ class _HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Count the time for which a client takes nothing of what waits for it."""
+        self._stop_unread_timer()
+        self._unread_timer = self.loop.call_later(_UNREAD_S, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        self._stop_unread_timer()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -328,6 +375,11 @@ class _HttpProtocol(HttpToolsProtocol):
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
         self._head_timer = self.loop.call_later(_HEAD_S, self.transport.close)
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:

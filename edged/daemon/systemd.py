@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from typing import NamedTuple
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
 
@@ -70,15 +71,23 @@ class Notifier:
             outbox.sendto(message.encode(), socket.MSG_DONTWAIT, self._address)
 
 
-def listen_sockets() -> list[socket.socket]:
+class Given(NamedTuple):
+    """A socket that systemd holds, and the name that its unit gives it."""
+
+    name: str
+    socket: socket.socket
+
+
+def listen_sockets() -> list[Given]:
     """Return the sockets that systemd opened for us, in its order; only the first call has them."""
     count = os.environ.pop("LISTEN_FDS", "")
     pid = os.environ.pop("LISTEN_PID", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if not count.isdecimal() or pid != str(os.getpid()):
         return []
     sockets = []
-    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
-        os.set_inheritable(fd, False)
-        sockets.append(socket.socket(fileno=fd))
+    for number in range(int(count)):
+        os.set_inheritable(_FIRST_FD + number, False)
+        name = names[number] if number < len(names) else ""
+        sockets.append(Given(name, socket.socket(fileno=_FIRST_FD + number)))
     return sockets

@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from edged import errors
 from edged.api import upstream
+from edged.api.access import Access
 from edged.api.app import create_app
 from edged.api.box import Applied
 from edged.config import Config, Model, Server, Source
@@ -96,6 +97,8 @@ class PlayedBox:
             Model("Qwen/Qwen3-8B", gguf, aliases=("other/alias",)),
         )
         self.metrics = Metrics()
+        self.access = Access(metrics=self.metrics, wall=lambda: self.now_s)
+        self.ca_pem: bytes | None = None
         self.kept = Limits(keep_s=30 * 86400.0, max_bytes=256 << 20)
         self.now_s = 1_800_000_000.0
         self.responses = Responses(
@@ -138,6 +141,9 @@ class PlayedBox:
 
     async def drain(self, name: str) -> None:
         self.orders.append(("drain", self.plan.resolve(name).model.name))
+
+    def ca(self) -> bytes | None:
+        return self.ca_pem
 
     def ready(self) -> tuple[bool, list[str]]:
         return self.is_ready, [] if self.is_ready else ["guide: starting"]

@@ -73,8 +73,9 @@ async def test_prefix_survives_restart_replacement_and_unload(tmp_path: Path) ->
         box.write(f"a {LARGE}; llamacpp = {{ batch = 256 }}")
         await box.until_logged("config.applied")
         async with asyncio.timeout(PATIENCE_S):
-            while (await box.model("a"))["pid"] == pid or is_alive(pid):
-                await asyncio.sleep(0.02)
+            while (await box.model("a"))["pid"] == pid:
+                pass
+        await until(lambda: not is_alive(pid))
         assert await box.cached_tokens("Where are the logs?") > 100
         assert await box.stop() == 0
         assert box.files

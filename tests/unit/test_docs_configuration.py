@@ -62,7 +62,8 @@ def test_every_field_has_its_key() -> None:
 
 
 def test_defaults_in_the_tables_are_the_defaults_in_the_code() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|", TEXT, re.MULTILINE))
+    text = TEXT.replace(section("server.tls"), "")  # it has a `listen` of its own
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| `([^`]+)` \|", text, re.MULTILINE))
     assert len(rows) > 10
     lines = {key: f"{key} = {value}" for key, value in rows.items()}
     server = [

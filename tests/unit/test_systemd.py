@@ -104,7 +104,7 @@ import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 from edged.daemon.systemd import listen_sockets
 taken = listen_sockets()
-first = [s.getsockname()[1] for s in taken]
+first = [(given.name, given.socket.getsockname()[1]) for given in taken]
 inherited = [os.get_inheritable(fd) for fd in (3, 4)]
 left = [name for name in os.environ if name.startswith("LISTEN_")]
 print(first, listen_sockets(), left, inherited)
@@ -125,7 +125,7 @@ def test_sockets_are_taken_once_and_only_by_the_right_process(offset: int) -> No
         done = subprocess.run(
             ["bash", "-c", command],
             pass_fds=(one.fileno(), two.fileno()),
-            env=os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:http"},
+            env=os.environ | {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:https"},
             capture_output=True,
             text=True,
             check=True,
@@ -134,7 +134,10 @@ def test_sockets_are_taken_once_and_only_by_the_right_process(offset: int) -> No
     if offset:
         assert done.stdout == "[] [] [] [True, True]\n"
     else:
-        assert done.stdout == f"{ports} [] [] [False, False]\n"
+        assert (
+            done.stdout
+            == f"{list(zip(('http', 'https'), ports, strict=True))} [] [] [False, False]\n"
+        )
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1"])
@@ -151,7 +154,8 @@ def test_unit_file_is_valid(tmp_path: Path) -> None:
     program.chmod(0o755)
     unit = tmp_path / "edged.service"
     text = UNIT.read_text()
-    assert text.count("/usr/bin/edged") == 1
+    assert text.count("/usr/bin/edged") == 2
+    shutil.copy(UNIT.with_suffix(".socket"), tmp_path)
     unit.write_text(text.replace("/usr/bin/edged", str(program)))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)],
@@ -163,6 +167,13 @@ def test_unit_file_is_valid(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_unit_is_as_closed_as_promised() -> None:
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=15", str(UNIT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
 def test_unit_file_agrees_with_the_daemon() -> None:
     text = UNIT.read_text()
     for line in (
@@ -170,7 +181,7 @@ def test_unit_file_agrees_with_the_daemon() -> None:
         "RestartPreventExitStatus=78",
         "OOMPolicy=continue",
         "Restart=on-failure",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ExecReload=/usr/bin/edged reload",
     ):
         assert line in text.splitlines()
     assert "WatchdogSec=" in text

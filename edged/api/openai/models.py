@@ -9,7 +9,9 @@ from typing import Any
 from litestar import HttpMethod, Request, Response, route
 from msgspec import Struct
 
+from edged.api.access import check_model
 from edged.api.box import Box, box_of
+from edged.api.exchange import Exchange
 from edged.plan import ModelPlan, Plan
 from edged.protocol import Kind
 from edged.status import ModelStatus
@@ -60,10 +62,13 @@ class ModelList(Struct):
 
 @route(_PATH, http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
 def index(request: Request[Any, Any, Any]) -> Response[ModelList]:
-    """List every configured model, and its aliases and adapters as models of their own."""
-    box = box_of(request)
+    """List the models that the key may use, with aliases and adapters as models of their own."""
+    box, key = box_of(request), Exchange.of(request.scope).key
     states = _states(box)
-    return _json(ModelList([_model(name, box.plan, states) for name in _listed(box.plan)]))
+    names = [
+        name for name in _listed(box.plan) if key is None or key.may_use(box.plan.names[name], name)
+    ]
+    return _json(ModelList([_model(name, box.plan, states) for name in names]))
 
 
 @route(
@@ -72,9 +77,10 @@ def index(request: Request[Any, Any, Any]) -> Response[ModelList]:
     sync_to_thread=False,
 )
 def show(request: Request[Any, Any, Any]) -> Response[Model]:
-    """Show one model; its name or alias may contain slashes. Raises ModelNotFound."""
+    """Show one model; its name or alias may contain slashes. Raises EdgedError."""
     box = box_of(request)
     name = request.scope["path"].removeprefix(_PATH + "/")
+    check_model(Exchange.of(request.scope), box.plan.resolve(name).model.name, name)
     return _json(_model(name, box.plan, _states(box)))
 
 

@@ -95,10 +95,12 @@ def has_broken_amx(lib: Any) -> bool:
     """
     if b"AMX_INT8 = 1" not in lib.llama_print_system_info():
         return False
-    code = (Path(lib.__file__).parent / "lib" / "libggml-cpu.so").read_bytes()
-    if _AMX_MENDED in code:
+    # One file, or one for each kind of CPU.
+    files = (Path(lib.__file__).parent / "lib").glob("libggml-cpu*.so")
+    codes = [file.read_bytes() for file in files]
+    if any(_AMX_MENDED in code for code in codes):
         return False
-    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", code)
+    compilers = re.findall(rb"GCC: \([^)]*\) (\d+)\.(\d+)", b"".join(codes))
     fixed_in = {11: 5, 12: 4, 13: 3}
     broken = any(int(minor) < fixed_in.get(int(major), 0) for major, minor in compilers)
     if broken:

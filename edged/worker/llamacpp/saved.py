@@ -71,7 +71,7 @@ class SavedPrefixes:
         return len(self._by_path)
 
     def _read_folder(self) -> None:
-        """Take in what is new: a worker that this one replaces may leave, and save, after it began."""
+        """Take in what is new: the worker before this one may leave, and save, after it began."""
         with contextlib.suppress(OSError):
             changed_ns = self._folder.stat().st_mtime_ns
             if changed_ns != self._seen_ns:

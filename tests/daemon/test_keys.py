@@ -1,0 +1,169 @@
+"""Keys and TLS of a whole daemon: files that change while it serves, and their commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from edged.daemon import certificates
+from tests.daemon.appliance import PATIENCE_S, Appliance, appliance, closing, free_port
+
+KEYED = 'auth = "keys"\n'
+
+
+def edged(box: Appliance, *arguments: str, code: int = 0) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", "edged", *arguments, "--config", str(box.config)],
+        env=os.environ | {"XDG_STATE_HOME": str(box.folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert ran.returncode == code, ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def made(box: Appliance, *arguments: str) -> str:
+    return str(json.loads(edged(box, "key", *arguments, "--json"))["key"])
+
+
+async def until_status(box: Appliance, key: str, wanted: int) -> None:
+    headers = {"authorization": f"Bearer {key}"}
+    end = time.monotonic() + PATIENCE_S
+    while (await box.client.get("/v1/models", headers=headers)).status_code != wanted:
+        assert time.monotonic() < end, box.log
+        await asyncio.sleep(0.05)
+
+
+async def test_keys_come_and_go_while_it_serves_also_when_models_toml_is_broken(
+    tmp_path: Path,
+) -> None:
+    async with appliance(tmp_path) as box:
+        box.save(box.toml().replace("[server]\n", "[server]\n" + KEYED))
+        await until_status(box, "x", 401)
+        first = made(box, "add", "first")
+        await until_status(box, first, 200)
+        assert (tmp_path / "keys.toml").stat().st_mode & 0o777 == 0o640
+        edged(box, "key", "add", "first", code=1)
+        second = made(box, "rotate", "first", "--keep-old", "1h")
+        await until_status(box, second, 200)
+        await until_status(box, first, 200)
+        box.save("broken")
+        await box.until_logged("config.rejected")
+        edged(box, "key", "revoke", "first")
+        await until_status(box, second, 401)
+        for secret in (first, second):
+            assert secret not in box.log + (tmp_path / "keys.toml").read_text()
+        (tmp_path / "keys.toml").write_text("[keys.")
+        await box.until_logged("keys.rejected")
+
+
+async def test_beyond_loopback_without_keys_does_not_start_and_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    box = Appliance(tmp_path)
+    box.write(listen=f'"0.0.0.0:{box.port}"')
+    assert "edged key add NAME" in edged(box, "check", code=78)
+    await box.start()
+    async with closing(box):
+        assert await box.exit() == 78
+        assert "edged key add NAME" in box.log
+        made(box, "add", "one")
+        edged(box, "check")
+        await box.start()
+        await box.until_logged("daemon.serving")
+
+
+async def test_first_key_is_shown_once(tmp_path: Path) -> None:
+    box = Appliance(tmp_path)
+    box.write()
+    edged(box, "key", "add", "admin", "--admin", "--first")
+    edged(box, "key", "add", "admin", "--admin", "--first")
+    assert (tmp_path / "first-key").stat().st_mode & 0o777 == 0o600
+    secret = edged(box, "key", "show-first").strip()
+    assert secret.startswith("sk-edged-")
+    assert "rotate admin" in edged(box, "key", "show-first", code=1)
+    listed = json.loads(edged(box, "key", "list", "--json"))
+    assert [(each["name"], each["admin"]) for each in listed] == [("admin", True)]
+    await box.client.aclose()
+
+
+# ── TLS ──
+
+
+def trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(folder / "edged" / "tls" / "ca.crt"))
+
+
+def shown(port: int, trust: ssl.SSLContext) -> bytes:
+    """Return the certificate that a client is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as wrapped,
+    ):
+        found = wrapped.getpeercert(binary_form=True)
+        assert found
+        return found
+
+
+async def test_tls_of_its_own_ca_beside_http_and_renewed_without_restart(tmp_path: Path) -> None:
+    port = free_port()
+    box = Appliance(tmp_path)
+    tls = f'[server.tls]\nmode = "self-signed"\nlisten = ["127.0.0.1:{port}"]\n'
+    box.save(box.toml("m") + tls)
+    await box.start(env={"XDG_STATE_HOME": str(tmp_path)})
+    async with closing(box):
+        await box.until_logged("daemon.serving")
+        ca = (await box.client.get("/ca.crt")).content
+        assert ca == (tmp_path / "edged/tls/ca.crt").read_bytes()
+        assert (tmp_path / "edged/tls/ca.key").stat().st_mode & 0o777 == 0o600
+        trust = trusting(tmp_path)
+        async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=PATIENCE_S) as client:
+            for host in ("127.0.0.1", "localhost"):
+                answer = await client.get(f"https://{host}:{port}/v1/models")
+                assert answer.status_code == 200
+        assert f"127.0.0.1:{port} (TLS)" in (await box.status())["listen"]
+        before = await asyncio.to_thread(shown, port, trust)
+        (tmp_path / "edged/tls/leaf.crt").unlink()
+        box.process.send_signal(1)  # SIGHUP: a reload looks at once
+        end = time.monotonic() + PATIENCE_S
+        while await asyncio.to_thread(shown, port, trust) == before:
+            assert time.monotonic() < end, box.log
+            await asyncio.sleep(0.05)
+        # a certificate that does not fit its key is not taken
+        (tmp_path / "edged/tls/leaf.key").write_bytes((tmp_path / "edged/tls/ca.key").read_bytes())
+        box.process.send_signal(1)
+        await box.until_logged("tls.kept")
+        assert await asyncio.to_thread(shown, port, trust)
+        assert json.loads(edged(box, "tls", "show", "--json"))["names"][0] == "localhost"
+
+
+async def test_files_that_cannot_be_used_are_named_and_nothing_changes(tmp_path: Path) -> None:
+    async with appliance(tmp_path, "m") as box:
+        tls = '[server.tls]\nmode = "files"\ncert = "/nowhere/a.pem"\nkey = "/nowhere/b.pem"\n'
+        box.save(box.toml("m") + tls + f'listen = ["127.0.0.1:{free_port()}"]\n')
+        await box.until_logged("/nowhere/a.pem")
+        assert (await box.status())["config"]["generation"] == 1
+
+
+def test_leaf_is_renewed_before_its_end_and_for_new_names(tmp_path: Path) -> None:
+    now = time.time()
+    assert certificates.ensure(tmp_path, ("localhost", "10.0.0.1"), now)
+    ca = (tmp_path / "ca.crt").read_bytes()
+    assert not certificates.ensure(tmp_path, ("localhost",), now + 50 * 86400)
+    assert certificates.ensure(tmp_path, ("localhost", "10.0.0.2"), now)
+    found = certificates.read(tmp_path / "leaf.crt")
+    assert found.names == ("localhost", "10.0.0.2")
+    assert 89 < (found.ends - now) / 86400 < 91
+    assert certificates.ensure(tmp_path, ("localhost",), now + 65 * 86400)
+    assert (tmp_path / "ca.crt").read_bytes() == ca
