@@ -92,8 +92,8 @@ async def test_keys_see_only_their_own(
     item = mine["output"][-1]["id"]
     open_own = Exchange.open
 
-    def open_other(scope: Any) -> Exchange:
-        exchange = open_own(scope)
+    def open_other(scope: Any, *more: Any) -> Exchange:
+        exchange = open_own(scope, *more)
         exchange.owner = "other"
         return exchange
 

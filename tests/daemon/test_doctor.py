@@ -25,7 +25,7 @@ def edged(box: Appliance, *arguments: str) -> Ran:
             *(sys.executable, "-m", "edged", *arguments),
             *("--config", str(box.config), "--socket", str(box.admin_socket)),
         ],
-        env=os.environ | {"NO_COLOR": "1", "XDG_STATE_HOME": str(box.folder)},
+        env=os.environ | {"NO_COLOR": "1", "STATE_DIRECTORY": str(box.folder / "state")},
         capture_output=True,
         text=True,
         check=False,

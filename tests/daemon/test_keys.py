@@ -23,7 +23,7 @@ KEYED = 'auth = "keys"\n'
 def edged(box: Appliance, *arguments: str, code: int = 0) -> str:
     ran = subprocess.run(
         [sys.executable, "-m", "edged", *arguments, "--config", str(box.config)],
-        env=os.environ | {"XDG_STATE_HOME": str(box.folder)},
+        env=os.environ | {"STATE_DIRECTORY": str(box.folder / "state")},
         capture_output=True,
         text=True,
         check=False,
@@ -102,7 +102,7 @@ async def test_first_key_is_shown_once(tmp_path: Path) -> None:
 
 
 def trusting(folder: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(folder / "edged" / "tls" / "ca.crt"))
+    return ssl.create_default_context(cafile=str(folder / "state" / "tls" / "ca.crt"))
 
 
 def shown(port: int, trust: ssl.SSLContext) -> bytes:
@@ -121,12 +121,12 @@ async def test_tls_of_its_own_ca_beside_http_and_renewed_without_restart(tmp_pat
     box = Appliance(tmp_path)
     tls = f'[server.tls]\nmode = "self-signed"\nlisten = ["127.0.0.1:{port}"]\n'
     box.save(box.toml("m") + tls)
-    await box.start(env={"XDG_STATE_HOME": str(tmp_path)})
+    await box.start()
     async with closing(box):
         await box.until_logged("daemon.serving")
         ca = (await box.client.get("/ca.crt")).content
-        assert ca == (tmp_path / "edged/tls/ca.crt").read_bytes()
-        assert (tmp_path / "edged/tls/ca.key").stat().st_mode & 0o777 == 0o600
+        assert ca == (tmp_path / "state/tls/ca.crt").read_bytes()
+        assert (tmp_path / "state/tls/ca.key").stat().st_mode & 0o777 == 0o600
         trust = trusting(tmp_path)
         async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=PATIENCE_S) as client:
             for host in ("127.0.0.1", "localhost"):
@@ -134,14 +134,14 @@ async def test_tls_of_its_own_ca_beside_http_and_renewed_without_restart(tmp_pat
                 assert answer.status_code == 200
         assert f"127.0.0.1:{port} (TLS)" in (await box.status())["listen"]
         before = await asyncio.to_thread(shown, port, trust)
-        (tmp_path / "edged/tls/leaf.crt").unlink()
+        (tmp_path / "state/tls/leaf.crt").unlink()
         box.process.send_signal(1)  # SIGHUP: a reload looks at once
         end = time.monotonic() + PATIENCE_S
         while await asyncio.to_thread(shown, port, trust) == before:
             assert time.monotonic() < end, box.log
             await asyncio.sleep(0.05)
         # a certificate that does not fit its key is not taken
-        (tmp_path / "edged/tls/leaf.key").write_bytes((tmp_path / "edged/tls/ca.key").read_bytes())
+        (tmp_path / "state/tls/leaf.key").write_bytes((tmp_path / "state/tls/ca.key").read_bytes())
         box.process.send_signal(1)
         await box.until_logged("tls.kept")
         assert await asyncio.to_thread(shown, port, trust)
