@@ -45,6 +45,7 @@ class Stage:
     singles: float = 0.0  # see `corpus.one`: calls are long, and crowd single questions out
     layers: int = 6
     rate: float = 1.0  # of the learning rate: a high one first undoes what a fall has settled
+    kept: float = 0.0  # share of the weights before it in the mean that it leaves
 
 
 STAGES = (
@@ -52,8 +53,9 @@ STAGES = (
     Stage(steps=5000, fall_steps=2200),
     Stage(steps=2500, fall_steps=1800, singles=0.5),
     Stage(steps=2400, fall_steps=2400, singles=0.15, layers=8, rate=0.4),
-    Stage(steps=900, fall_steps=900, singles=0.45, layers=8, rate=0.15),
-    Stage(steps=2600, fall_steps=2600, singles=0.3, layers=8, rate=0.4),
+    Stage(steps=900, fall_steps=900, singles=0.45, layers=8, rate=0.15, kept=0.5),
+    Stage(steps=2600, fall_steps=2600, singles=0.3, layers=8, rate=0.4, kept=0.25),
+    Stage(steps=700, fall_steps=700, layers=8, rate=0.15),
 )
 
 
@@ -141,6 +143,7 @@ def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
         copying.prepare(model)
     else:
         growing.load(model, out)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     steppers = optimizers(model)
     rates = [group["lr"] for opt in steppers for group in opt.param_groups]
     random = np.random.default_rng(10 * number + 1)
@@ -173,19 +176,17 @@ def train(out: Path, tokenizer: Tokenizer, number: int, every: int) -> None:
         if (step + 1) % every == 0 or step + 1 == stage.steps:
             export.write(out, shape, dict(model.named_parameters()), tokenizer)
             torch.save(model.state_dict(), out.with_suffix(".pt"))
-    torch.save(model.state_dict(), _after(out, number))
+    if stage.kept:
+        mean = _mean(before, model.state_dict(), stage.kept)
+        export.write(out, shape, mean, tokenizer)
+        torch.save(mean, out.with_suffix(".pt"))
 
 
-def finish(out: Path, tokenizer: Tokenizer) -> None:
-    """Write the mean of the weights after the last two stages: better than either of them."""
-    one, other = (torch.load(_after(out, n)) for n in (len(STAGES) - 2, len(STAGES) - 1))
-    mean = {name: (value + other[name]) / 2 for name, value in one.items()}
-    shape = Shape(vocab=tokenizer.get_vocab_size(), layers=STAGES[-1].layers)
-    export.write(out, shape, mean, tokenizer)
-
-
-def _after(out: Path, number: int) -> Path:
-    return out.with_suffix(f".{number + 1}.pt")
+def _mean(
+    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], kept: float
+) -> dict[str, torch.Tensor]:
+    """Weights between those of two stages: better than either of them."""
+    return {name: kept * before[name] + (1 - kept) * value for name, value in after.items()}
 
 
 def main() -> None:
@@ -200,7 +201,6 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     for number in range(args.from_stage - 1, len(STAGES)):
         train(args.out, tokenizer, number, args.every)
-    finish(args.out, tokenizer)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -343,19 +344,21 @@ def test_leavers_are_the_oldest_and_just_enough(
 # ── the disk ──
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
+    """Not for longer than the call: pytest's own output may go to a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_disk_that_takes_no_more_leaves_nothing_behind(shelf: Shelf) -> None:
     saved = shelf.open()
     assert put(saved, computed([1]))
-    with pytest.raises(DiskError):
+    with small_files(), pytest.raises(DiskError):
         put(saved, computed([2]), b"." * 10_000)
     assert len(shelf.everything()) == len(saved) == 1
 
