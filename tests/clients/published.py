@@ -41,6 +41,7 @@ _WHOLE = {
     ("POST", "/v1/completions"): openai.types.Completion,
     ("POST", "/v1/embeddings"): openai.types.CreateEmbeddingResponse,
     ("POST", "/v1/responses"): openai.types.responses.Response,
+    ("POST", "/v1/responses/input_tokens"): openai.types.responses.InputTokenCountResponse,
     ("POST", "/v1/messages"): anthropic.types.Message,
     ("POST", "/v1/messages/count_tokens"): anthropic.types.MessageTokensCount,
 }
@@ -134,12 +135,11 @@ def _completion_stream(
     if any(name for name, _ in found):
         yield "an event has a name, which OpenAI's have not"
     data = [each for _, each in found]
-    if exchange.whole:
-        if not data or data.pop() != "[DONE]":
-            yield "the stream does not end with [DONE]"
-        data = [each for each in data if each != "[DONE]"]
+    if exchange.whole and data[-1:] != ["[DONE]"]:
+        yield "the stream does not end with [DONE]"
     for each in data:
-        yield from _chunk(json.loads(each), path)
+        if each != "[DONE]":  # also in a stream that the client left right after it
+            yield from _chunk(json.loads(each), path)
 
 
 def _chunk(value: dict[str, Any], path: str) -> Iterator[str]:
