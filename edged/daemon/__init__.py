@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,14 @@ def run(
     _raise_file_limit()
     try:
         path = Path(os.path.abspath(config.find(config_path)))  # noqa: PTH100 - links stay links
+        seen = {each: watch.fingerprint(each) for each in (path, auth.path_beside(path))}
         first = _plan(path)
     except ConfigError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - for the person who started it
         return EXIT_CONFIG
     ledger = Ledger(folders.state() / "ledger.json")
     supervisor = Supervisor(worker_argv=worker_argv, limits=limits, ledger=ledger)
-    daemon = Daemon(path, first, supervisor, finish_s=finish_s)
+    daemon = Daemon(path, first, supervisor, finish_s=finish_s, seen=seen)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(daemon.serve())
@@ -111,7 +112,16 @@ def _plan(path: Path) -> Plan:
 class Daemon:
     """Everything that runs in the parent process; the `Box` that the api sees."""
 
-    def __init__(self, path: Path, first: Plan, supervisor: Supervisor, *, finish_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        first: Plan,
+        supervisor: Supervisor,
+        *,
+        finish_s: float,
+        seen: Mapping[Path, watch.Fingerprint],
+    ) -> None:
+        """`seen`: models.toml and keys.toml as they were before they were read."""
         self.plan = first  # written by `_follow` from now on, with the three below
         self.metrics = Metrics()
         self._keys_path = auth.path_beside(path)
@@ -122,6 +132,7 @@ class Daemon:
         self._applied_at = time.time()
         self._problem: str | None = None
         self._path = path
+        self._seen = seen
         self._supervisor = supervisor
         self._finish_s = finish_s
         self._started = time.monotonic()
@@ -399,7 +410,7 @@ class Daemon:
     # ── reload ──
 
     async def _watch(self, path: Path) -> None:
-        async for _ in watch.changes(path):
+        async for _ in watch.changes(path, self._seen[path]):
             self._reload_wanted.set()
 
     async def _watch_lock(self) -> None:

@@ -26,12 +26,13 @@ _SETTLE_MOST_S = 2.0  # … but one that never rests is
 Fingerprint = tuple[str, int, int, int, int] | None
 
 
-async def changes(path: Path) -> AsyncIterator[None]:
+async def changes(path: Path, seen: Fingerprint) -> AsyncIterator[None]:
     """Yield whenever the file at `path` (or where its links lead) has changed and settled.
+
+    `seen`: the file as it was before it was read, so that no change since then is lost.
 
     Changes that come while the caller is busy are not lost: they make one more item.
     """
-    seen = fingerprint(path)
     async with aclosing(_hints(path)) as hints:
         async for _ in hints:
             if fingerprint(path) == seen:

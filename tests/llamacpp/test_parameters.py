@@ -28,6 +28,7 @@ from tests.models.tiny import write_tiny
 
 pytestmark = needs_llama_cpp
 
+GREEDY = Sampling(temperature=0.0)
 NO_END = Sampling(temperature=0.0, ignore_eos=True)
 
 
@@ -41,8 +42,8 @@ async def engine() -> AsyncIterator[LlamaCppEngine]:
 
 
 async def test_likelihoods_equal_those_of_llama_cpp_python(engine: LlamaCppEngine) -> None:
-    prompt = "Add a table [models.NAME] with a line"  # an answer that edge-guide goes on with
-    mine = await ask(engine, Text(prompt), max_tokens=24, logprobs=3, sampling=NO_END)
+    prompt = "Add a table [models.NAME] with a line"  # as edge-guide says it
+    mine = await ask(engine, Text(prompt), max_tokens=24, logprobs=3, sampling=GREEDY)
     with reference(EDGE_GUIDE, logits_all=True) as llama:
         theirs = llama.create_completion(prompt, max_tokens=24, temperature=0.0, logprobs=3)
     said = theirs["choices"][0]

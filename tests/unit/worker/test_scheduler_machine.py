@@ -282,16 +282,19 @@ class SchedulerMachine(RuleBasedStateMachine):
 @pytest.mark.timeout(600)  # five seconds of a processor, however busy it is
 def test_scheduler_keeps_its_books_whatever_happens() -> None:
     HAPPENED.clear()
-    run_state_machine_as_test(
-        SchedulerMachine,
-        settings=settings(
-            max_examples=150,
-            stateful_step_count=40,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    assert all(HAPPENED.values()), HAPPENED
+    for _ in range(6):  # what is rare is missed by one run in some twenty
+        run_state_machine_as_test(
+            SchedulerMachine,
+            settings=settings(
+                max_examples=150,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        if all(HAPPENED.values()):
+            return
+    raise AssertionError(HAPPENED)
 
 
 # ── a prefix under way, and what may happen to who computes it ──
