@@ -35,7 +35,8 @@ def collect(
         if not store.is_dir():
             print(f"There is nothing to remove: {store} does not exist.")
             return
-        found = gc.garbage(store, gc.named([loaded, *others]))
+        kept = gc.named([loaded, *others])
+        found = gc.garbage(store, kept)
         if not found.files and not found.entries:
             print(f"There is nothing to remove in {store}.")
             return
@@ -48,7 +49,11 @@ def collect(
             if not sys.stdin.isatty():
                 fail("nothing was removed: say --yes to remove what is shown above")
             typer.confirm("Remove it?", abort=True)
-        gc.remove(store, found)
+        found = gc.remove(store, found, kept, _wait)
     except (ConfigProblems, StoreError) as error:
         fail(error.message)
     print(f"{format_bytes(found.bytes)} are free again.")
+
+
+def _wait() -> None:
+    print("A pull or an import is under way; waiting for its end.", file=sys.stderr)

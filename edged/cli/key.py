@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import grp
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edged import auth, config
+from edged import atomic, auth, config
 from edged.auth import Key, Keyring
 from edged.cli.client import ConfigFile, Json, fail
 from edged.config.values import BadValueError, duration_or_zero, network
@@ -218,23 +218,19 @@ def _load(path: Path) -> Keyring:
 
 
 def _write(path: Path, text: str, mode: int) -> None:
-    """Put a whole file in the place of the old one, with its owner; a new one for the daemon."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write for the daemon: rights and owner stay as they are, a new file goes to its group."""
     if path.exists():
-        found = path.stat()
-        if os.geteuid() == 0:
-            os.chown(new, found.st_uid, found.st_gid)
-        new.chmod(stat.S_IMODE(found.st_mode))
-    elif os.geteuid() == 0 and mode & stat.S_IRGRP:
-        with contextlib.suppress(LookupError):  # no package: the daemon runs as who runs this
-            shutil.chown(new, group=_GROUP)
-    new.replace(path)
+        mode, owner = stat.S_IMODE(path.stat().st_mode), atomic.owner(path)
+    else:
+        owner = os.geteuid(), _daemons_group() if mode & stat.S_IRGRP else os.getegid()
+    atomic.write(path, text.encode(), mode=mode, owner=owner)
+
+
+def _daemons_group() -> int:
+    try:
+        return grp.getgrnam(_GROUP).gr_gid
+    except KeyError:  # no package: the daemon runs as who runs this
+        return os.getegid()
 
 
 # ── what was typed ──

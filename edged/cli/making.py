@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 
 from edged import config, hardware
 from edged.cli.client import ConfigFile, fail
-from edged.config import Config, ConfigProblems
+from edged.config import Config, ConfigProblems, Source
 from edged.config.values import format_bytes
 from edged.errors import NotFetched, StoreError
 from edged.pull.auto import picker
@@ -26,7 +26,7 @@ from edged.pull.pulling import Pull
 from edged.store import folders, verify
 from edged.store.download import check_room
 from edged.store.gguf import read_header, read_tensors
-from edged.store.lock import make_folder, own
+from edged.store.lock import Form, make_folder, own
 from edged.store.source import resolve
 
 _FLOATS = {"F32", "F16", "BF16"}
@@ -55,7 +55,7 @@ def quantize(
     kind = kind.upper()
     try:
         loaded = _loaded(config_file)
-        source = _gguf_of(model, loaded)
+        source = _files_of(model, loaded, "gguf")
         header = read_header(source)
         if header.quantisation not in _FLOATS and not again:
             fail(
@@ -110,7 +110,7 @@ def convert(  # noqa: PLR0917 - typer reads them as options
         )
     try:
         loaded = _loaded(config_file)
-        folder = _safetensors_of(model, loaded)
+        folder = _files_of(model, loaded, "safetensors")
         target = out or _made(loaded, f"{_plain(model)}-{kind.upper()}.gguf")
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         check_room(target.parent, weights * (2 if kind == "f32" else 1), f"the GGUF of {model}")
@@ -136,35 +136,25 @@ def _loaded(config_file: str | None) -> Config:
         fail(error.message)
 
 
-def _gguf_of(model: str, loaded: Config) -> Path:
+def _files_of(model: str, loaded: Config, form: Form) -> Path:
+    """Return the file or folder of a model; what is not here yet is fetched."""
     if model not in loaded.models:
-        if Path(model).is_file():
-            return Path(model).absolute()
-        fail(f"{model} is neither a model of models.toml nor a file")
-    source = loaded.models[model].gguf
+        path, kind = Path(model), "file" if form == "gguf" else "folder"
+        if path.is_file() if form == "gguf" else path.is_dir():
+            return path.absolute()
+        fail(f"{model} is neither a model of models.toml nor a {kind}")
+    source: Source | None = getattr(loaded.models[model], form)
     if source is None:
-        fail(f"model {model!r} has no gguf = …")
-    store = folders.models(loaded.store.folder, loaded.path)
-    return resolve(source, Path(loaded.path).parent, store=store)
-
-
-def _safetensors_of(model: str, loaded: Config) -> Path:
-    if model not in loaded.models:
-        if Path(model).is_dir():
-            return Path(model).absolute()
-        fail(f"{model} is neither a model of models.toml nor a folder")
-    source = loaded.models[model].safetensors
-    if source is None:
-        fail(f"model {model!r} has no safetensors = …")
+        fail(f"model {model!r} has no {form} = …")
     store = folders.models(loaded.store.folder, loaded.path)
     beside = Path(loaded.path).parent
     try:
-        return resolve(source, beside, "safetensors", store=store)
+        return resolve(source, beside, form, store=store)
     except NotFetched:
         pick = picker(loaded, lambda: hardware.detect(loaded.hardware))
         with Pull(loaded, pick, lambda _: None) as pulling:
-            pulling.fetch(pulling.resolve(source, model, "safetensors"))
-        return resolve(source, beside, "safetensors", store=store)
+            pulling.fetch(pulling.resolve(source, model, form))
+        return resolve(source, beside, form, store=store)
 
 
 def _made(loaded: Config, name: str) -> Path:

@@ -33,14 +33,14 @@ def export(
         loaded, store = _loaded(config_file)
         known = lock.read(store)
         for name, model in loaded.models.items():
-            source = model.gguf
-            if source is None or source.scheme == "builtin":
-                continue
-            entry = known.find(source)
-            if source.scheme == "file" and entry is None:
-                print(f"{name}: {source} is a file of this box and stays behind: copy it yourself")
-            elif entry is None or not is_whole(entry, store):
-                fail(f"{name}: {source} is not here yet: run `edged pull {name}` first")
+            for source in model.ggufs:
+                entry = known.find(source)
+                if source.scheme == "builtin" or (entry and is_whole(entry, store)):
+                    continue
+                if source.scheme == "file" and entry is None:
+                    print(f"{name}: {source} is a file of this box and stays behind: copy it too")
+                else:
+                    fail(f"{name}: {source} is not here yet: run `edged pull {name}` first")
         folder.mkdir(parents=True, exist_ok=True)
         found = bundle.write(loaded, store, folder, _Said("copied"))
     except (ConfigProblems, StoreError) as error:
@@ -101,7 +101,9 @@ def _from_export(folder: Path, config_file: str | None) -> None:
 
 def _from_ollama(folder: Path | None, config_file: str | None) -> None:
     _, store = _loaded(config_file)
-    found = list(elsewhere.from_ollama(folder or elsewhere.ollama_folder(), store, lambda *_: None))
+    there = folder or elsewhere.ollama_folder()
+    with lock.bringing(store):
+        found = list(elsewhere.from_ollama(there, store, lambda *_: None))
     if not found:
         fail("Ollama's store has no models")
     print("# Taken from Ollama; these lines make models of them:")
@@ -117,8 +119,8 @@ def _from_hf_cache(folder: Path | None, config_file: str | None) -> None:
     sources = {
         source
         for model in loaded.models.values()
-        for source in (model.gguf, model.llamacpp.mmproj, model.llamacpp.draft)
-        if source is not None and source.scheme == "hf"
+        for source in model.ggufs
+        if source.scheme == "hf"
     }
     if not sources:
         fail(f"{loaded.path} names no hf: source; name what the cache has, then try again")
@@ -127,7 +129,8 @@ def _from_hf_cache(folder: Path | None, config_file: str | None) -> None:
         if known is not None and is_whole(known, store):
             print(f"{source}: is here already")
             continue
-        entry = elsewhere.from_hf_cache(cache, source, store, lambda *_: None)
+        with lock.bringing(store):
+            entry = elsewhere.from_hf_cache(cache, source, store, lambda *_: None)
         if entry is None:
             print(f"{source}: is not in {cache}")
         else:

@@ -79,11 +79,8 @@ def _wanted(made: Plan, names: list[str]) -> list[tuple[str, Source]]:
             fail(f"models.toml has no [models.{name}]; it has {', '.join(made.models) or 'none'}")
     found: dict[Source, str] = {}
     for name in names or made.models:
-        model = made.models[name].model
-        options = model.llamacpp
-        adapters = (adapter.gguf for adapter in options.lora)
-        for source in (model.gguf, options.mmproj, options.draft, *adapters):
-            if source is not None and source.scheme in _DISTANT:
+        for source in made.models[name].model.ggufs:
+            if source.scheme in _DISTANT:
                 found.setdefault(source, name)
     return [(name, source) for source, name in found.items()]
 

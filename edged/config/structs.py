@@ -146,6 +146,14 @@ class Model(Struct, frozen=True):
     llamacpp: LlamaCppOptions = LlamaCppOptions()
     lmdeploy: LmdeployOptions = LmdeployOptions()
 
+    @property
+    def ggufs(self) -> tuple[Source, ...]:
+        """Every GGUF that it names: the model itself first, then what comes to its help."""
+        options = self.llamacpp
+        adapters = (adapter.gguf for adapter in options.lora)
+        named = (self.gguf, options.mmproj, options.draft, *adapters)
+        return tuple(source for source in named if source is not None)
+
 
 class Config(Struct, frozen=True):
     """The whole file. `path` is absolute: relative `file:` sources start beside it."""

@@ -1,7 +1,7 @@
 """The composition root: from a path to a serving appliance, follow the file, and down again.
 
-Read top-down: `run` is the life of the process, `Daemon.serve` that of its loop, `_reload` what a
-saved change does. All state here is written in the loop, by the task that its comment names.
+Read top-down: `run` is the life of the process, `Daemon.serve` that of its loop, `_bring` what a
+saved change does. All state here is written in the loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,28 @@ import msgspec
 import uvloop
 
 import edged
-from edged import auth, config, hardware, plan
+from edged import config, plan
 from edged.api import arrival
 from edged.api.access import Access
 from edged.api.app import create_app
 from edged.api.box import Applied
 from edged.config import Listen
-from edged.daemon import watch
+from edged.daemon import reloading
 from edged.daemon.fetching import Fetching
 from edged.daemon.lag import Lag
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
-from edged.daemon.systemd import Notifier, listen_sockets
+from edged.daemon.reloading import Files, Reloading
+from edged.daemon.systemd import listen_sockets
+from edged.daemon.telling import Telling
 from edged.daemon.tls import Certificate
-from edged.errors import ConfigError, ConfigRefused, ShuttingDown
+from edged.errors import ConfigError
 from edged.log import get_logger
 from edged.metrics import Metrics
-from edged.plan import Plan
+from edged.plan import Diff, Plan
 from edged.plan import kind as kinds
 from edged.protocol import Event, Generate, Request
 from edged.status import ConfigStatus, FetchStatus, ModelStatus, Status
-from edged.store import folders, lock
+from edged.store import folders
 from edged.store.responses import Limits as Kept
 from edged.store.responses import Responses
 from edged.supervisor import Supervisor, footprint
@@ -55,10 +57,7 @@ EXIT_CONFIG = 78  # EX_CONFIG: systemd is told not to try again
 
 _MOST_FILES = 65_536
 _FINISH_S = 20.0  # open streams may finish after SIGTERM
-_READ_S = 60.0  # the configuration, the heads of model files and the hardware
 _TIDY_S = 3600.0
-_LOCK_S = 2.0
-_STATUS_S = 2.0  # systemd's STATUS line follows within
 
 
 def run(
@@ -78,14 +77,13 @@ def run(
     _raise_file_limit()
     try:
         path = Path(os.path.abspath(config.find(config_path)))  # noqa: PTH100 - links stay links
-        seen = {each: watch.fingerprint(each) for each in (path, auth.path_beside(path))}
-        first = _plan(path)
+        first = reloading.read(path)
     except ConfigError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - for the person who started it
         return EXIT_CONFIG
     ledger = Ledger(folders.state() / "ledger.json")
     supervisor = Supervisor(worker_argv=worker_argv, limits=limits, ledger=ledger)
-    daemon = Daemon(path, first, supervisor, finish_s=finish_s, seen=seen)
+    daemon = Daemon(first, supervisor, finish_s=finish_s)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(daemon.serve())
@@ -101,49 +99,23 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _plan(path: Path) -> Plan:
-    """Read the files and the hardware and decide; raises ConfigError."""
-    loaded = config.load(path)
-    keys = auth.path_beside(path)
-    auth.check_reach(loaded.server, auth.load(keys), keys)
-    return plan.make(loaded, hardware.detect(loaded.hardware))
-
-
 class Daemon:
     """Everything that runs in the parent process; the `Box` that the api sees."""
 
-    def __init__(
-        self,
-        path: Path,
-        first: Plan,
-        supervisor: Supervisor,
-        *,
-        finish_s: float,
-        seen: Mapping[Path, watch.Fingerprint],
-    ) -> None:
-        """`seen`: models.toml and keys.toml as they were before they were read."""
-        self.plan = first  # written by `_follow` from now on, with the three below
+    def __init__(self, first: Files, supervisor: Supervisor, *, finish_s: float) -> None:
         self.metrics = Metrics()
-        self._keys_path = auth.path_beside(path)
-        self.access = Access(auth.load(self._keys_path), metrics=self.metrics)
+        self.access = Access(first.keyring, metrics=self.metrics)
         self.certificate = Certificate(folders.state() / "tls")
         self.responses = Responses(folders.state() / "responses.db", self._kept)
-        self._generation = 1
-        self._applied_at = time.time()
-        self._problem: str | None = None
-        self._path = path
-        self._seen = seen
+        self._path = first.path
         self._supervisor = supervisor
         self._finish_s = finish_s
         self._started = time.monotonic()
-        self._notifier = Notifier()
+        self._telling = Telling(self._status_line)
+        self._reloading = Reloading(first, self.access, self._telling, self._bring)
         self._admin: tuple[Listen, ...] = ()  # the socket for orders, once it is open
-        self._reload_wanted = asyncio.Event()
-        self._files_came = False  # the wished reload is for them, nobody saved the file
-        self._fetching = Fetching(path, self._follow_files)
-        self._reloads: list[asyncio.Future[Applied]] = []  # that somebody waits for
+        self._fetching = Fetching(first.path, self._reloading.files_came)
         self._stop = asyncio.Event()
-        self._announced = False  # READY was sent; written by `_announce`
         self._exit_code = 0
         self._lag = Lag()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,6 +127,11 @@ class Daemon:
         )
 
     # ── what the api asks ──
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+        return self._reloading.plan
 
     def generate(self, name: str, request: Request) -> AsyncGenerator[Event, None]:
         """As `Supervisor.generate`, for a name or an alias.
@@ -201,13 +178,8 @@ class Daemon:
         return self._admin[0].path if self._admin else ""
 
     async def reload(self) -> Applied:
-        """Bring the file into force now; raises ConfigRefused with all that is wrong with it."""
-        if self._stop.is_set():
-            raise ShuttingDown("edged is stopping")
-        outcome: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
-        self._reloads.append(outcome)
-        self._reload_wanted.set()
-        return await outcome
+        """Bring the files into force now; raises ConfigRefused with all that is wrong with them."""
+        return await self._reloading.reload()
 
     async def load(self, name: str) -> None:
         """Load a model, and end its drain; as `Supervisor.load`, for a name or an alias."""
@@ -241,9 +213,9 @@ class Daemon:
             memory_bytes=own.resident_bytes if own else 0,
             config=ConfigStatus(
                 path=str(self._path),
-                generation=self._generation,
-                applied_at=self._applied_at,
-                problem=self._problem,
+                generation=self._reloading.generation,
+                applied_at=self._reloading.applied_at,
+                problem=self._reloading.problem,
             ),
             hardware=self.plan.hardware,
             loop_lag_s=round(self._lag.worst_s, 4),
@@ -269,16 +241,15 @@ class Daemon:
         self._take_signals()
         http = self._spawn(self._http.run_until_exit(), "http server")
         self._spawn(self._announce(), "announce")
-        self._spawn(self._watch(self._path), "watch")
-        self._spawn(self._watch(self._keys_path), "watch keys")
+        self._spawn(self._reloading.watch_config(), "watch models.toml")
+        self._spawn(self._reloading.watch_keys(), "watch keys.toml")
+        self._spawn(self._reloading.watch_lock(), "watch models.lock")
+        self._spawn(self._reloading.run(), "reload")
         self._spawn(self.certificate.keep_fresh(), "keep the certificate fresh")
-        self._spawn(self._follow(), "follow")
-        self._spawn(self._watch_lock(), "watch lock")
-        self._spawn(self._fetching.run(), "fetching")
+        self._spawn(self._fetching.run(), "fetch")
         self._spawn(self._tidy(), "tidy")
         self._spawn(self._lag.run(), "lag")
-        if self._notifier.enabled:
-            self._spawn(self._keep_informed(), "keep systemd informed")
+        self._spawn(self._telling.keep_informed(), "keep systemd informed")
         log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))
         self._warn_if_open()
         await self._stop.wait()
@@ -317,7 +288,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reloading.wish)
 
     def _interrupt(self) -> None:
         if self._stop.is_set():  # the second Ctrl-C: at once
@@ -328,16 +299,14 @@ class Daemon:
     async def _shut_down(self, http: asyncio.Task[None]) -> None:
         """Stop in stages: no new connection, open answers finish within the limit, workers end."""
         log.info("daemon.stopping", finish_s=self._finish_s)
-        self._notifier.stopping()
-        self._notifier.extend_timeout(self._finish_s + 30, "stopping: open requests may finish")
+        self._telling.stopping(self._finish_s + 30)
+        self._reloading.stop()
         self._http.should_exit = True
         if not self._http.force_exit:
             await asyncio.sleep(LAST_CALL_S)
         await asyncio.gather(
             self._supervisor.shutdown(self._finish_s), http, return_exceptions=True
         )
-        for outcome in self._reloads:
-            outcome.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -364,35 +333,17 @@ class Daemon:
             await self.responses.tidy()
             await asyncio.sleep(_TIDY_S)
 
-    # ── systemd ──
-
     async def _announce(self) -> None:
         """Say READY once every startup model is ready or known not to become so soon."""
         settled = asyncio.create_task(self._supervisor.settled())
         try:
-            while not settled.done():
-                self._notifier.extend_timeout(60, self._status_line())
-                await asyncio.wait([settled], timeout=10)
+            await self._telling.announce(settled)
         finally:
             settled.cancel()
-        self._announced = True
-        self._notifier.ready(self._status_line())
         is_ready, waiting_for = self.ready()
         log.info("daemon.ready", models=len(self.plan.models), waiting_for=waiting_for or None)
         if not is_ready:
             log.warning("daemon.degraded", waiting_for=waiting_for)
-
-    async def _keep_informed(self) -> None:
-        """Feed the watchdog from this very loop, and keep STATUS true."""
-        watchdog_s = self._notifier.watchdog_s
-        shown = ""
-        while True:
-            if watchdog_s is not None:
-                self._notifier.alive()
-            if (line := self._status_line()) != shown and self._announced:
-                self._notifier.status(line)
-                shown = line
-            await asyncio.sleep(min(_STATUS_S, watchdog_s or _STATUS_S))
 
     def _status_line(self) -> str:
         models = self._supervisor.snapshot()
@@ -403,112 +354,25 @@ class Daemon:
         parts += [f"{number} {state}" for state, number in sorted(counts.items())]
         if back := [model.name for model in models if model.rolled_back]:
             parts.append(f"newest settings NOT in force for {', '.join(back)}")
-        if self._problem:
-            parts.append(f"configuration NOT applied: {self._problem}")
+        if problem := self._reloading.problem:
+            parts.append(f"configuration NOT applied: {problem}")
         return ", ".join(parts)
 
-    # ── reload ──
+    # ── another plan ──
 
-    async def _watch(self, path: Path) -> None:
-        async for _ in watch.changes(path, self._seen[path]):
-            self._reload_wanted.set()
-
-    async def _watch_lock(self) -> None:
-        """Follow `models.lock` too: `edged pull` and `edged import` bring files without us."""
-        seen = self._lock_seen()
-        while True:
-            await asyncio.sleep(_LOCK_S)
-            if (now := self._lock_seen()) != seen:
-                seen = now
-                self._follow_files()
-
-    def _follow_files(self) -> None:
-        self._files_came = True
-        self._reload_wanted.set()
-
-    def _lock_seen(self) -> watch.Fingerprint:
-        store = folders.models(self.plan.config.store.folder, str(self._path))
-        return watch.fingerprint(store / lock.NAME)
-
-    async def _follow(self) -> None:
-        """Reload when wanted, one at a time; a wish during a reload makes one more pass."""
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            if self._stop.is_set():
-                return
-            self._notifier.reloading()
-            waiting, self._reloads = self._reloads, []
-            # Keys first and alone: a revoked one must go also while models.toml is broken.
-            outcome = await self._reload_keys() or await self._reload()
-            self._problem = outcome if isinstance(outcome, str) else None
-            if self._announced:
-                self._notifier.ready(self._status_line())
-            for each in waiting:
-                if each.done():  # it does not wait any more
-                    continue
-                if isinstance(outcome, str):
-                    each.set_exception(ConfigRefused(outcome))
-                else:
-                    each.set_result(outcome)
-
-    async def _reload_keys(self) -> str | None:
-        """Bring `keys.toml` into force, or return what is wrong with it; then the old one stays."""
-        try:
-            keyring = await asyncio.to_thread(auth.load, self._keys_path)
-        except ConfigError as error:
-            log.error("keys.rejected", problem=error.message)  # noqa: TRY400
-            return error.message
-        if self.access.replace(keyring):
-            log.info("keys.applied", keys=[key.name for key in keyring.keys])
-        return None
+    async def _bring(self, new: Plan, change: Diff, by_person: bool) -> None:
+        """Bring `new` into force; raises ListenError with everything as it was."""
+        if change.server:
+            await self._listen(new.config.server)
+        await self.certificate.look()
+        self._reloading.plan = new
+        await self._supervisor.apply(new, change)
+        self._fetching.follow(new, afresh=by_person)
+        if change.server:
+            self._warn_if_open()
 
     async def _listen(self, server: config.Server) -> None:
         """Listen where `server` says; raises ListenError with everything as it was."""
         await self.certificate.use(server.tls)
         wanted = (*server.addresses, *self._admin)
         await self._http.listen_on(wanted, tls=server.tls.mode != "off")
-
-    async def _reload(self) -> Applied | str:
-        """Bring the file into force as a whole, or nothing of it: then return what is wrong."""
-        began = time.monotonic()
-        files_came, self._files_came = self._files_came, False
-        try:
-            # In a thread: a slow disk or driver must not hold up the streams.
-            new = await asyncio.wait_for(asyncio.to_thread(_plan, self._path), _READ_S)
-            change = plan.diff(self.plan, new)
-            if self._stop.is_set():
-                return "edged is stopping"
-            if change.server:
-                await self._listen(new.config.server)
-            await self.certificate.look()
-        except TimeoutError:
-            log.error("config.rejected", problem="timeout")  # noqa: TRY400 - it says all
-            return f"reading it took more than {_READ_S:.0f} s: is its disk or a driver stuck?"
-        except (ConfigError, ListenError) as error:
-            log.error("config.rejected", problem=str(error))  # noqa: TRY400 - no traceback wanted
-            return str(error)
-        except Exception:
-            # Our own fault must not take the running models with it; what runs stays in force.
-            log.exception("config.fault")
-            return "an internal fault while reading it; see the log"
-        old, self.plan = self.plan, new
-        self._generation += 1
-        self._applied_at = time.time()
-        await self._supervisor.apply(new, change)
-        # whoever saves the file or sends SIGHUP has perhaps mended what kept files from coming
-        self._fetching.follow(new, afresh=not files_came or new.config != old.config)
-        if change.server:
-            self._warn_if_open()
-        applied = Applied(self._generation, round(time.monotonic() - began, 4), change)
-        log.info(
-            "config.applied",
-            generation=applied.generation,
-            seconds=applied.seconds,
-            added=change.added,
-            removed=change.removed,
-            replaced=change.replaced,
-            updated=change.updated,
-            server=change.server,
-        )
-        return applied

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from edged import atomic
+
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -138,8 +140,10 @@ def _make_ca(key_path: Path, path: Path, now: float) -> None:
         .add_extension(_usage(signs=True), critical=True)
     )
     certificate = _signed(builder, key)
-    _write(key_path, _key_pem(key), 0o600)
-    _write(path, _pem(certificate), 0o644)
+    # `edged tls init` makes them as root for the daemon, whose the folder is.
+    owner = atomic.owner(path.parent)
+    atomic.write(key_path, _key_pem(key), mode=0o600, owner=owner)
+    atomic.write(path, _pem(certificate), owner=owner)
 
 
 def _make_leaf(folder: Path, wanted: tuple[str, ...], now: float) -> None:
@@ -164,8 +168,9 @@ def _make_leaf(folder: Path, wanted: tuple[str, ...], now: float) -> None:
         )
     )
     certificate = _signed(builder, ca_key)  # type: ignore[arg-type]
-    _write(folder / "leaf.key", _key_pem(key), 0o600)
-    _write(folder / "leaf.crt", _pem(certificate) + ca_bytes, 0o644)
+    owner = atomic.owner(folder)
+    atomic.write(folder / "leaf.key", _key_pem(key), mode=0o600, owner=owner)
+    atomic.write(folder / "leaf.crt", _pem(certificate) + ca_bytes, owner=owner)
 
 
 def _builder(
@@ -248,19 +253,3 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
     from cryptography.hazmat.primitives import serialization as s  # noqa: PLC0415
 
     return key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put a whole file in the place of the old one, owned like its folder."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as file:
-        if os.geteuid() == 0:  # `edged tls init`, for the daemon's user
-            owner = path.parent.stat()
-            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -57,6 +57,10 @@ class Pull:
 
     def fetch(self, wanted: Resolution) -> Locked:
         """Bring all files of `wanted` to their places and write the lock; raises StoreError."""
+        with lock.bringing(self.store):
+            return self._bring(wanted)
+
+    def _bring(self, wanted: Resolution) -> Locked:
         known = lock.read(self.store)
         targets = [(file, role, self._target(wanted, file)) for file, role in wanted.files]
         for file, _, target in targets:

@@ -25,7 +25,7 @@ Tell = Callable[[LockedFile, int], None]
 
 def write(config: Config, store: Path, folder: Path, tell: Tell) -> Lock:
     """Copy what `config` names into `folder`; after a break, go on. Raises StoreError."""
-    named = gc.named([config])
+    named = gc.named([config]).sources
     entries = tuple(entry for entry in lock.read(store).sources if entry.source in named)
     files = [file for entry in entries for file in entry.files]
     missing = sum(file.bytes for file in files if not (folder / file.path).exists())
@@ -63,12 +63,13 @@ def take(folder: Path, store: Path, tell: Tell) -> Lock:
             raise StoreError(f"{folder / lock.NAME} names {file.path!r}, outside of the store")
     missing = sum(file.bytes for file in files if not (store / file.path).exists())
     check_room(store, missing, f"the import from {folder}")
-    for entry in brought.sources:
-        for file in entry.files:
-            target = store / file.path
-            make_folder(target.parent, store)
-            bring(folder / file.path, target, file.sha256, lambda n, f=file: tell(f, n))  # type: ignore[misc]
-            verify.check_header(target, file.path)
-            own(target, store)
-        lock.change(store, lambda now, entry=entry: now.having(entry))  # type: ignore[misc]
+    with lock.bringing(store):
+        for entry in brought.sources:
+            for file in entry.files:
+                target = store / file.path
+                make_folder(target.parent, store)
+                bring(folder / file.path, target, file.sha256, lambda n, f=file: tell(f, n))  # type: ignore[misc]
+                verify.check_header(target, file.path)
+                own(target, store)
+            lock.change(store, lambda now, entry=entry: now.having(entry))  # type: ignore[misc]
     return brought

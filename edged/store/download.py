@@ -19,11 +19,12 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from edged import atomic
 from edged.config.values import format_bytes
 from edged.errors import StoreError, Unreachable
 from edged.store import verify
 from edged.store.listing import RemoteFile
-from edged.store.lock import alone, make_folder, own, sync_folder
+from edged.store.lock import alone, make_folder, own
 from edged.store.web import Patience, Web
 
 _PIECE_BYTES = 1 << 18
@@ -111,10 +112,12 @@ class Download:
         """Return the digest of a file that is at its place already, and right."""
         if not target.exists():
             return None
-        if file.bytes not in (None, target.stat().st_size) or _misfit(file, target):
-            target.unlink()
-            return None
-        return verify.digest(target, tell)
+        if file.bytes in (None, target.stat().st_size):
+            sha256 = verify.digest(target, tell)
+            if not _misfit(file, target, sha256):
+                return sha256
+        target.unlink()
+        return None
 
     def _fetch(
         self, file: RemoteFile, target: Path, headers: dict[str, str], tell: Callable[[int], None]
@@ -145,7 +148,7 @@ class Download:
             raise
         part.replace(target)
         _note(part).unlink(missing_ok=True)
-        sync_folder(target.parent)
+        atomic.sync(target.parent)
         return sha256
 
 
@@ -175,9 +178,8 @@ class _Arrival:
 
     def bring(self) -> str:
         """Bring all bytes into the part and onto the disk; return their SHA-256."""
-        self._note = _ready_part(self._file, self._part)
-        for each in (self._part, _note(self._part)):
-            own(each, self._store)
+        self._ready_part()
+        own(self._part, self._store)
         self._sha256 = hashlib.sha256()
         with self._part.open("r+b", buffering=0) as out:
             while piece := out.read(_PIECE_BYTES):  # a digest cannot be saved: read what is there
@@ -192,6 +194,30 @@ class _Arrival:
                     patience.after(error)
             os.fsync(out.fileno())
         return self._sha256.hexdigest()
+
+    def _ready_part(self) -> None:
+        """Make the part one of this file, no longer than what surely is right, with its note."""
+        file, part = self._file, self._part
+        of = file.sha256 or file.git_sha1 or file.url
+        boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
+        try:
+            old = msgspec.json.decode(_note(part).read_bytes(), type=_Part)
+        except (OSError, msgspec.MsgspecError):
+            old = _Part(of="", boot="")
+        has = part.stat().st_size if part.exists() else 0
+        keep = has if old.boot == boot else min(has, old.synced)
+        if old.of != of or file.bytes is None or keep > file.bytes:
+            keep = 0
+        with part.open("ab") as out:
+            out.truncate(keep)
+        self._note = _Part(
+            of=of, boot=boot, synced=min(old.synced, keep), etag=old.etag if keep else ""
+        )
+        self._write_note()
+
+    def _write_note(self) -> None:
+        data = msgspec.json.encode(self._note)
+        atomic.write(_note(self._part), data, owner=atomic.owner(self._store))
 
     def _is_whole(self, out: BinaryIO) -> bool:
         return self._file.bytes is not None and out.tell() >= self._file.bytes
@@ -212,7 +238,7 @@ class _Arrival:
             if not at:
                 etag = response.headers.get("etag", "")
                 self._note.etag = "" if etag.startswith("W/") else etag
-                _write_note(self._part, self._note)
+                self._write_note()
             # as they come: pieces of a fixed size would lose what a cut leaves in the buffer
             for piece in response.iter_raw():
                 self._take(piece, out)
@@ -232,7 +258,7 @@ class _Arrival:
         if out.tell() - self._note.synced >= _SYNC_BYTES:
             os.fsync(out.fileno())
             self._note.synced = out.tell()
-            _write_note(self._part, self._note)
+            self._write_note()
         self._tell(out.tell())
 
     def _begin_anew(self, out: BinaryIO) -> None:
@@ -253,31 +279,6 @@ def _continues(response: httpx.Response, at: int) -> bool:
     """Tell whether an answer goes on at byte `at`, and is not the whole file again."""
     said = response.headers.get("content-range", "")
     return response.status_code == httpx.codes.PARTIAL_CONTENT and said.startswith(f"bytes {at}-")
-
-
-def _ready_part(file: RemoteFile, part: Path) -> _Part:
-    """Make the part one of this file, no longer than what surely is right; return its note."""
-    of = file.sha256 or file.git_sha1 or file.url
-    boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
-    try:
-        note = msgspec.json.decode(_note(part).read_bytes(), type=_Part)
-    except (OSError, msgspec.MsgspecError):
-        note = _Part(of="", boot="")
-    has = part.stat().st_size if part.exists() else 0
-    keep = has if note.boot == boot else min(has, note.synced)
-    if note.of != of or file.bytes is None or keep > file.bytes:
-        keep = 0
-    with part.open("ab") as out:
-        out.truncate(keep)
-    note = _Part(of=of, boot=boot, synced=min(note.synced, keep), etag=note.etag if keep else "")
-    _write_note(part, note)
-    return note
-
-
-def _write_note(part: Path, note: _Part) -> None:
-    draft = part.with_name(f"{part.name}.new")
-    draft.write_bytes(msgspec.json.encode(note))
-    draft.replace(_note(part))
 
 
 def _misfit(file: RemoteFile, path: Path, sha256: str | None = None) -> str | None:

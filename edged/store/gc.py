@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,10 +11,10 @@ from msgspec import Struct
 
 from edged.config import Config, Source
 from edged.errors import StoreError
-from edged.store import lock
+from edged.store import lock, parts
 from edged.store.lock import Locked
 
-_UNFINISHED = (".part", ".part.json", ".part.json.new")
+_UNFINISHED = (".part", ".part.json", ".part.json.new")  # atomic.py writes the last
 
 
 class Garbage(Struct, frozen=True):
@@ -28,37 +29,64 @@ class Garbage(Struct, frozen=True):
         return sum(n_bytes for _, n_bytes in self.files)
 
 
-def named(configs: Iterable[Config]) -> set[str]:
-    """Return every source that these configurations name, as the lock writes them."""
-    found: set[Source | None] = set()
+class Named(Struct, frozen=True):
+    """What configurations name: sources as the lock writes them, and files of the owner's."""
+
+    sources: frozenset[str]
+    files: frozenset[Path]
+
+
+def named(configs: Iterable[Config]) -> Named:
+    """Return what is named by any of these configurations."""
+    sources: set[Source] = set()
+    files: set[Path] = set()
     for config in configs:
+        beside = Path(config.path).parent
         for model in config.models.values():
-            options = model.llamacpp
-            found |= {model.gguf, model.safetensors, options.mmproj, options.draft}
-            found |= {adapter.gguf for adapter in options.lora}
-    return {str(source) for source in found if source is not None}
+            sources.update(model.ggufs)
+            sources.update({model.safetensors} - {None})  # type: ignore[arg-type]
+            for source in (*model.ggufs, model.safetensors):
+                if source is not None and source.scheme == "file":
+                    files |= _of_file(Path(os.path.normpath(beside / source.spec)))
+    return Named(frozenset(map(str, sources)), frozenset(files))
 
 
-def garbage(store: Path, sources: set[str]) -> Garbage:
-    """Return what is not of these sources; unfinished downloads of them stay. Raises StoreError."""
+def _of_file(path: Path) -> set[Path]:
+    """Return what llama.cpp or LMDeploy reads for a path: a folder, or all parts of a split."""
+    found = {path, path.resolve()}
+    for part in parts.of(path):
+        found |= {part, part.resolve()}
+    return found
+
+
+def garbage(store: Path, kept: Named) -> Garbage:
+    """Return what is not named; what is unfinished of named sources stays. Raises StoreError."""
     known = lock.read(store)
-    kept = [entry for entry in known.sources if entry.source in sources]
-    gone = [entry for entry in known.sources if entry.source not in sources]
-    keep = {store / file.path for entry in kept for file in entry.files}
-    # a file that edged made lies in the store and is named like any other of the owner's
-    keep |= {Path(source.removeprefix("file:")) for source in sources if source.startswith("file:")}
-    homes = {_home(source) for source in sources}
-    files = []
-    for path in sorted(store.rglob("*")):
-        inside = path.relative_to(store)
-        if inside.parts[0] == ".locks" or not path.is_file() or path.is_symlink():
-            continue
-        if path in keep or inside.name in (lock.NAME, f".{lock.NAME}.new"):
-            continue
-        if path.name.endswith(_UNFINISHED) and any(str(inside).startswith(h) for h in homes):
-            continue
-        files.append((path, path.stat().st_size))
+    entries = [entry for entry in known.sources if entry.source in kept.sources]
+    gone = [entry for entry in known.sources if entry.source not in kept.sources]
+    keep = kept.files | {store / file.path for entry in entries for file in entry.files}
+    homes = tuple(_home(source) for source in kept.sources)
+    there = [path for path in sorted(store.rglob("*")) if _is_ours(path, store)]
+    # a model of several files is on its way where one of them is
+    coming = {
+        path.parent
+        for path in there
+        if path.name.endswith(_UNFINISHED) and str(path.relative_to(store)).startswith(homes)
+    }
+    files = [
+        (path, path.stat().st_size)
+        for path in there
+        if path.parent not in coming and keep.isdisjoint({path, path.resolve(), path.parent})
+    ]
     return Garbage(tuple(gone), tuple(files))
+
+
+def _is_ours(path: Path, store: Path) -> bool:
+    """Tell whether a path may be garbage at all."""
+    inside = path.relative_to(store)
+    if inside.parts[0] == ".locks" or inside.name in (lock.NAME, f".{lock.NAME}.new"):
+        return False
+    return path.is_file() and not path.is_symlink()
 
 
 def _home(source: str) -> str:
@@ -69,21 +97,27 @@ def _home(source: str) -> str:
     return f"{scheme}/{spec.partition('@')[0].partition(':')[0]}/"
 
 
-def remove(store: Path, found: Garbage) -> None:
-    """Remove it: first from the lock, so that nothing names a file that is gone."""
-    gone = {(entry.source, entry.form) for entry in found.entries}
-    lock.change(
-        store,
-        lambda now: lock.Lock(
-            sources=tuple(e for e in now.sources if (e.source, e.form) not in gone)
-        ),
-    )
-    for path, _ in found.files:
-        try:
-            path.unlink(missing_ok=True)
-            folder = path.parent
-            while folder != store and not any(folder.iterdir()):
-                folder.rmdir()
-                folder = folder.parent
-        except OSError as error:
-            raise StoreError(f"{path} cannot be removed: {error.strerror}") from None
+def remove(store: Path, found: Garbage, kept: Named, waiting: Callable[[], None]) -> Garbage:
+    """Remove what was found and still is garbage, and return it; raises StoreError.
+
+    Meanwhile nothing is brought into the store: what was found may have been taken into use since.
+    The lock goes first, so that nothing names a file that is gone.
+    """
+    with lock.alone(store, lock.BRINGING, waiting):
+        now = garbage(store, kept)
+        files = tuple(each for each in now.files if each in found.files)
+        entries = tuple(each for each in now.entries if each in found.entries)
+        lock.change(
+            store,
+            lambda old: lock.Lock(sources=tuple(e for e in old.sources if e not in entries)),
+        )
+        for path, _ in files:
+            try:
+                path.unlink(missing_ok=True)
+                folder = path.parent
+                while folder != store and not any(folder.iterdir()):
+                    folder.rmdir()
+                    folder = folder.parent
+            except OSError as error:
+                raise StoreError(f"{path} cannot be removed: {error.strerror}") from None
+    return Garbage(entries, files)

@@ -100,9 +100,18 @@ def hugging_face(
         following = response.links.get("next", {}).get("url")
         if not following:
             break
-        page = str(httpx.URL(page).join(following))
+        page = _next(page, following)
     licence = next((t.partition(":")[2] for t in info.tags if t.startswith("license:")), None)
     return Listing(repository, info.sha, tuple(files), licence)
+
+
+def _next(page: str, following: str) -> str:
+    """Return the address of the next page, on the host of this one.
+
+    Mirrors hand on the links of the hub that they mirror; the token is not for another host.
+    """
+    url = httpx.URL(page)
+    return str(url.join(httpx.URL(following).raw_path.decode()))
 
 
 def hf_headers(store: Store) -> dict[str, str]:

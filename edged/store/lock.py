@@ -17,10 +17,12 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from edged import atomic
 from edged.config import Source
 from edged.errors import StoreError
 
 NAME = "models.lock"
+BRINGING = "bringing"  # held, shared, by whoever brings files here; alone by who removes some
 _VERSION = 1
 
 Form = Literal["gguf", "safetensors"]
@@ -100,15 +102,9 @@ def change(store: Path, edit: Callable[[Lock], Lock]) -> Lock:
     with alone(store, NAME):
         new = edit(read(store))
         path = store / NAME
-        draft = path.with_name(f".{NAME}.new")
+        data = msgspec.json.format(msgspec.json.encode(new), indent=2) + b"\n"
         try:
-            with draft.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(new), indent=2) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            own(draft, store)
-            draft.replace(path)
-            sync_folder(store)
+            atomic.write(path, data, owner=atomic.owner(store))
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}") from None
     return new
@@ -123,14 +119,18 @@ def now() -> float:
 
 
 @contextlib.contextmanager
-def alone(store: Path, what: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def alone(
+    store: Path, what: str, waiting: Callable[[], None] = lambda: None, *, shared: bool = False
+) -> Iterator[None]:
     """Hold `what` of this store; other processes wait, and say so once through `waiting`.
 
-    The kernel lets go when the process dies, however it dies.
+    `shared`: beside others that share it, while nobody is alone with it. The kernel lets go when
+    the process dies, however it dies.
     """
     folder = store / ".locks"
     make_folder(folder, store)
     path = folder / f"{what.replace('/', '+')}.lock"
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -138,13 +138,19 @@ def alone(store: Path, what: str, waiting: Callable[[], None] = lambda: None) ->
     try:
         own(path, store)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, kind)
         yield
     finally:
         os.close(handle)
+
+
+def bringing(store: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the store while files come that its lock does not name yet: none is garbage."""
+    make_folder(store, store)
+    return alone(store, BRINGING, shared=True)
 
 
 def make_folder(folder: Path, store: Path) -> None:
@@ -164,14 +170,4 @@ def make_folder(folder: Path, store: Path) -> None:
 def own(path: Path, store: Path) -> None:
     """Give what root made to the user that the store belongs to, so that the daemon may go on."""
     if os.geteuid() == 0 and store.exists():
-        owner = store.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.chown(path, *atomic.owner(store))

@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from edged import atomic
 from edged.errors import StoreError
 from edged.store import verify
-from edged.store.lock import sync_folder
 
 _PIECE_BYTES = 1 << 20
 
@@ -72,7 +72,7 @@ def _copied(source: Path, target: Path, sha256: str | None, tell: Callable[[int]
         part.unlink()
         raise _differs(source, found, sha256)
     part.replace(target)
-    sync_folder(target.parent)
+    atomic.sync(target.parent)
     return found
 
 

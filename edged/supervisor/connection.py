@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
-from edged.protocol import FrameError, Frames, ToDaemon, ToWorker
+from edged.framing import FrameError, Frames
+from edged.protocol import ToDaemon, ToWorker
 
 _MAX_FRAME_UP_BYTES = 64 << 20  # 2,000 vectors of 4,096 are 32 MiB; more is a worker gone mad
 _WRITE_HIGH_BYTES = 1 << 20  # unsent requests above this make the next one wait

@@ -7,9 +7,7 @@ memory of earlier daemons, nothing else. One owner: the supervisor, in the loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import os
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edged import atomic
 from edged.log import get_logger
 from edged.plan import ModelPlan
 from edged.protocol import Launch
@@ -98,7 +97,7 @@ class Ledger:
         self._entries = dict(newest)
         data = msgspec.json.format(msgspec.json.encode(_File(_VERSION, self._entries)))
         try:
-            await asyncio.to_thread(_replace, self._path, data)
+            await asyncio.to_thread(_write, self._path, data)
         except OSError as error:
             if self.problem is None:
                 log.warning("ledger.not_saved", path=str(self._path), reason=str(error))
@@ -128,16 +127,6 @@ def _key(launch: Launch, build: str | None) -> str:
     return hashlib.sha256(msgspec.json.encode((plain, build))).hexdigest()[:32]
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-    new = path.with_name(f".{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
+    atomic.write(path, data, mode=0o640)

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from edged import errors
+from edged.framing import FrameError
 from edged.log import get_logger
 from edged.protocol import (
     LAST,
@@ -29,7 +30,6 @@ from edged.protocol import (
     Adapters,
     Event,
     Failed,
-    FrameError,
     Launch,
     Load,
     LoadFailed,

@@ -25,13 +25,13 @@ import uvloop
 from edged import log as logging
 from edged import protocol
 from edged.errors import EdgedError, InternalError
+from edged.framing import FrameError, Frames
 from edged.protocol import (
     Abort,
     Adapters,
     Call,
     Event,
     Failed,
-    Frames,
     Generate,
     Launch,
     LoadFailed,
@@ -88,7 +88,7 @@ class Worker:
         if first is None:
             return protocol.EXIT_OK
         if not isinstance(first, protocol.Load):
-            raise protocol.FrameError(f"the first frame is {type(first).__name__}, not Load")
+            raise FrameError(f"the first frame is {type(first).__name__}, not Load")
         name_process(f"edged {first.launch.model}")
         return await self._load_and_serve(first.launch, messages)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -56,25 +56,28 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+Keep = Callable[[report.Section], None]
+
+
 async def measure(
-    options: argparse.Namespace, settings: Settings, folder: Path, progress: Progress
-) -> list[report.Section]:
-    """Run the chosen scenarios in the order of the table of targets."""
-    sections: list[report.Section] = []
+    options: argparse.Namespace, settings: Settings, folder: Path, progress: Progress, keep: Keep
+) -> None:
+    """Run the chosen scenarios in the order of the table of targets; keep each as it ends."""
     chosen = [scenario for name, scenario in SCENARIOS.items() if name in options.names]
-    for own_threads, scenarios in itertools.groupby(chosen, key=lambda each: each.own_threads):
+    for own_threads, group in itertools.groupby(chosen, key=lambda each: each.own_threads):
         given = dataclasses.replace(settings, threads=None if own_threads else settings.threads)
-        place = folder / f"sides{len(sections)}"
-        sections += await _together(list(scenarios), options, given, place, progress)
+        scenarios = list(group)
+        place = folder / f"sides-{scenarios[0].name}"
+        await _together(scenarios, options, given, place, progress=progress, keep=keep)
     if options.same:
-        return sections
+        return
     if "daemon" in options.names:
-        sections += await daemon_cost.sections(settings, folder, options.pairs)
+        for section in await daemon_cost.sections(settings, folder, options.pairs):
+            keep(section)
     if "rest" in options.names:
-        sections.append(await rest.section(settings, folder, options.pairs))
+        keep(await rest.section(settings, folder, options.pairs))
     if "greedy" in options.names:
-        sections.append(await greedy.section(settings, folder, progress))
-    return sections
+        keep(await greedy.section(settings, folder, progress))
 
 
 async def _together(
@@ -82,16 +85,17 @@ async def _together(
     options: argparse.Namespace,
     settings: Settings,
     folder: Path,
+    *,
     progress: Progress,
-) -> list[report.Section]:
+    keep: Keep,
+) -> None:
     """Play scenarios whose sides have the same settings: each side is started once."""
     names = {each.name: (LLAMA_SERVER, SAME) if options.same else each.sides for each in scenarios}
     needed = dict.fromkeys(itertools.chain(*names.values()))
     async with standing(tuple(needed), settings, folder) as sides:
-        return [
-            await play(each, [sides[name] for name in names[each.name]], options.pairs, progress)
-            for each in scenarios
-        ]
+        for each in scenarios:
+            chosen = [sides[name] for name in names[each.name]]
+            keep(await play(each, chosen, options.pairs, progress))
 
 
 def main() -> int:
@@ -118,8 +122,9 @@ def main() -> int:
                 f"[yellow]Others take {before.others + before.stolen:.0%} of this box: the figures "
                 "will say little."
             )
+        keep = _keeper(options, settings, f"{before.others + before.stolen:.0%}", console)
         with Progress(console=console, transient=True) as progress:
-            sections = asyncio.run(measure(options, settings, folder, progress))
+            asyncio.run(measure(options, settings, folder, progress, keep))
     except (BenchError, UnavailableError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         console.print(f"logs: {folder}")
@@ -128,18 +133,28 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
         return 130
     shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _keeper(options: argparse.Namespace, settings: Settings, others: str, console: Console) -> Keep:
+    """Return what shows, writes and documents a section: an hour may end before all are done."""
     about = report.machine() | {
-        "others before": f"{before.others + before.stolen:.0%}",
+        "others before": others,
         "settings": f"{settings.threads} threads, pool {settings.context}x{settings.parallel}, "
         f"batch {settings.batch}, KV {settings.kv_type}",
         "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
     }
-    report.show(console, sections, LLAMA_SERVER if options.same else EDGED)
-    if options.json:
-        report.write_json(options.json, about, sections)
-    if not (options.same or options.no_docs):
-        report.write_document(about, sections)
-    return 0
+    kept: list[report.Section] = []
+
+    def keep(section: report.Section) -> None:
+        kept.append(section)
+        report.show(console, [section], LLAMA_SERVER if options.same else EDGED)
+        if options.json:
+            report.write_json(options.json, about, kept)
+        if not (options.same or options.no_docs):
+            report.write_document(about, [section])
+
+    return keep
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import os
 import socket
 import sys
 
+from edged.framing import Frames
 from edged.protocol import (
     Abort,
     Delta,
     Finish,
-    Frames,
     Generate,
     Load,
     Ready,

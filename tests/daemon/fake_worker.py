@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from edged.framing import Frames
 from edged.protocol import (
     EXIT_BAD_MODEL,
     EXIT_NO_ENGINE,
@@ -27,7 +28,6 @@ from edged.protocol import (
     Event,
     Failed,
     Finish,
-    Frames,
     Generate,
     Launch,
     Load,

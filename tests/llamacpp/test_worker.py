@@ -18,13 +18,13 @@ import pytest
 from msgspec.structs import replace
 
 from edged import protocol
+from edged.framing import Frames
 from edged.protocol import (
     Abort,
     Delta,
     Event,
     Failed,
     Finish,
-    Frames,
     Load,
     LoadFailed,
     Loading,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edged.store import lock
+from edged.store.lock import Locked, LockedFile
 from tests.hub import Hub
 from tests.pull.support import REPOSITORY, weights
 
@@ -123,6 +125,52 @@ def test_gc_removes_what_nobody_names_and_asks_first(tmp_path: Path) -> None:
     assert not foreign.parent.exists()
     assert "nothing to remove" in edged(tmp_path, "gc", "--config", one).stdout
     assert "is here" in edged(tmp_path, "pull", "--config", one).stderr
+
+
+def test_gc_spares_what_is_named_in_any_way(tmp_path: Path) -> None:
+    made = tmp_path / "store" / "made"
+    made.mkdir(parents=True)
+    names = ["one.gguf", "two-00001-of-00002.gguf", "two-00002-of-00002.gguf", "other.gguf"]
+    for name in names:
+        (made / name).write_bytes(weights())
+    on_its_way = tmp_path / "store" / "hf" / REPOSITORY / "cccccccccccc"
+    on_its_way.mkdir(parents=True)
+    (on_its_way / "m-00001-of-00002.gguf").write_bytes(weights())
+    (on_its_way / "m-00002-of-00002.gguf.part").write_bytes(b"half")
+    config = write(
+        tmp_path,
+        "a file:store/made/one.gguf",  # beside models.toml
+        f"b file:{made}/two-00001-of-00002.gguf",
+        f"m hf:{REPOSITORY}",
+    )
+    ran = edged(tmp_path, "gc", "--yes", "--config", config)
+    assert "other.gguf" in ran.stdout
+    assert sorted(path.name for path in made.iterdir()) == sorted(names[:3])
+    assert len(list(on_its_way.iterdir())) == 2
+
+
+def test_gc_waits_for_a_pull_and_looks_again(tmp_path: Path) -> None:
+    config = write(tmp_path, "guide builtin:edge-guide")
+    store = tmp_path / "store"
+    for name in ("taken.gguf", "other.gguf"):
+        path = store / "hf/Org/Repo/r" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(weights())
+    with lock.bringing(store):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edged", "gc", "--yes", "--config", config],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        assert "waiting for its end" in process.stderr.readline()
+        taken = store / "hf/Org/Repo/r/taken.gguf"
+        file = LockedFile("hf/Org/Repo/r/taken.gguf", taken.stat().st_size, "0" * 64)
+        entry = Locked("builtin:edge-guide", "gguf", "r", (file,))
+        lock.change(store, lambda now: now.having(entry))
+    assert process.wait(60) == 0
+    process.stderr.close()
+    assert [path.name for path in taken.parent.iterdir()] == ["taken.gguf"]
 
 
 @pytest.mark.usefixtures("repository")

@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.framing import MAX_FRAME_BYTES, FrameError, Frames
 from edged.protocol import (
     DEFAULTS,
-    MAX_FRAME_BYTES,
     Abort,
     Delta,
     Failed,
     Finish,
-    FrameError,
-    Frames,
     Generate,
     Launch,
     LlamaCppLaunch,

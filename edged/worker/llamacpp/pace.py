@@ -8,6 +8,7 @@ token costs on this box is learned from the steps themselves.
 from __future__ import annotations
 
 TARGET_S = 0.1
+TOGETHER_S = 1.0  # beside streams that began with those whose prompts are read
 _FIRST_GUESS_S = 0.002  # a prompt token, until the first one was measured
 _FEWEST = 8  # prompt tokens a step, however slow the box: prefill never stands still
 _WEIGHT = 0.2  # of the newest measurement
@@ -30,9 +31,9 @@ class Pace:
             rest = max(seconds - (self._decode_s if decodes else 0.0), seconds * 0.1)
             self._token_s = _mix(self._token_s, rest / prompt_tokens)
 
-    def prompt_tokens(self) -> int:
+    def prompt_tokens(self, target_s: float = TARGET_S) -> int:
         """Prompt tokens that a step with decodes can carry."""
-        spare_s = max(TARGET_S - self._decode_s, self._decode_s)
+        spare_s = max(target_s - self._decode_s, self._decode_s)
         return max(_FEWEST, int(spare_s / self._token_s))
 
 

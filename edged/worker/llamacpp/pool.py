@@ -128,6 +128,7 @@ class Pool:
         """Give a sequence that waits what its donor has by now; it waits no longer."""
         donor, sequence.donor = sequence.donor, None
         assert donor is not None
+        sequence.followed = donor.arrival
         n = sequence.floor(min(donor.n_computed, sequence.n_borrowed))
         if n > 0 and self._serves(donor, n):
             self.share(donor, sequence, n)

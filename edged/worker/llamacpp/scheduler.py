@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 
 from edged.worker.llamacpp import checkpoints
-from edged.worker.llamacpp.pace import Pace
+from edged.worker.llamacpp.pace import TARGET_S, TOGETHER_S, Pace
 from edged.worker.llamacpp.pool import Pool
 from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.step import Batch, Chunk
@@ -141,10 +141,14 @@ class Scheduler:
             sequence.guesses = []
 
     def _plan_prefills(self, batch: Batch, here: list[Sequence]) -> None:
-        budget = self._limit - sum(chunk.n_cells for chunk in batch.chunks)
-        if batch.chunks or self._streams():  # those with other adapters wait for this step
-            budget = min(budget, self.pace.prompt_tokens())
         prefilling = [s for s in here if not s.decoding and s.donor is None and s.slot is not None]
+        budget = self._limit - sum(chunk.n_cells for chunk in batch.chunks)
+        if streams := self._streams():  # those with other adapters wait for this step, too
+            # A donor has its first token while its followers only begin: they came together, and
+            # one longer step gives all of them theirs.
+            together = {s.arrival for s in streams} <= {s.followed for s in prefilling}
+            target_s = TOGETHER_S if together else TARGET_S
+            budget = min(budget, self.pace.prompt_tokens(target_s))
         prefilling.sort(key=lambda s: (s.passed_over < _PATIENCE, s.pending))
         for sequence in prefilling:
             n = min(sequence.pending, budget, checkpoints.until_stop(sequence))
@@ -158,12 +162,12 @@ class Scheduler:
             if n <= 0:
                 sequence.passed_over += 1
                 continue
-            sequence.passed_over = 0
+            sequence.passed_over = sequence.followed = 0  # together for one step only
             self._add_chunk(batch, sequence, n)
             budget -= n
 
-    def _streams(self) -> bool:
-        return any(s.decoding and s.donor is None for s in self.running)
+    def _streams(self) -> list[Sequence]:
+        return [s for s in self.running if s.decoding and s.donor is None]
 
     def _plan_span(self, batch: Batch, here: list[Sequence]) -> None:
         """Take the next part of one image or sound; beside streams as much as they can bear."""

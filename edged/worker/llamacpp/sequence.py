@@ -54,6 +54,7 @@ class Sequence:
         "checkpoint",
         "context",
         "donor",
+        "followed",
         "group",
         "guesses",
         "lost",
@@ -102,6 +103,7 @@ class Sequence:
         self.n_cached: int | None = None  # prompt tokens found in memory; None until admitted
         self.donor: Sequence | None = None  # waits until this one has computed `n_borrowed`
         self.n_borrowed = 0
+        self.followed = 0  # `arrival` of the donor that it waited for, until it goes on
         self.passed_over = 0  # steps in a row in which it got no prefill budget
         self.guesses: list[int] = []  # for the tokens after the newest, tried in the next step
         self.used_at = 0  # the scheduler's clock at the last use as a resident

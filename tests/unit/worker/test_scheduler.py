@@ -93,6 +93,21 @@ def test_followers_wait_for_a_prefix_under_way_and_share_it() -> None:
     assert [s.n_cached for s in sequences[1:]] == [len(system) + 1] * 5
 
 
+def test_followers_catch_up_with_their_donor_in_one_step() -> None:
+    driver = make(cells=900, batch=400, slots=8)
+    prefix = [1 + i % 7 for i in range(200)]
+    donor = driver.add([*prefix, 9], 300, None, "")
+    for n in (2, 3, 4):
+        driver.add([*prefix, *[n] * 30], 300, None, "")
+    while not donor.decoding:
+        driver.step()
+    assert driver.scheduler.pace.prompt_tokens() < 90
+    assert [chunk.n for chunk in driver.step().chunks] == [1, 30, 30, 30]
+    late = driver.add([8] * 200, 300, None, "other")
+    driver.step()
+    assert 0 < late.n_computed < 90  # beside streams that began before it
+
+
 def test_group_never_sees_the_prefix_of_another() -> None:
     driver = make()
     driver.add([1] * 10, 60, 1, "a")
