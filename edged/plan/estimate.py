@@ -17,6 +17,18 @@ from edged.store.gguf import GgufHeader
 PROCESS_BYTES = 60 << 20
 # … and what a vocabulary costs beside its file, in llama.cpp and in Python; measured at 152,000
 _TOKEN_BYTES = 400
+# llama.cpp holds room for every node of its graphs, touched when the largest batch is computed: a
+# number for each tensor, or where layers are computed in many pieces for each token of a batch
+# (`graph_max_nodes`, llama-context.cpp); the bytes are measured at 20,480 nodes.
+_NODE_BYTES = 1200
+_NODES = (1024, 8)  # at least, and for each tensor; so many are in PROCESS_BYTES
+_PIECES = dict.fromkeys(
+    (
+        "qwen3next", "qwen35", "qwen35moe", "qwen4exp", "kimi-linear", "bailingmoe3", "deepseek4",
+        "nanbeige", "minimax-01", "minimax-m3", "hy_v4",
+    ),
+    (40, 32),  # for each token, for each tensor
+) | {"kimi-k3": (160, 64), "glm5-next": (160, 64), "hrm_text": (80, 64)}  # fmt: skip
 _KV_PADDING = 256  # llama.cpp rounds the cells up to it
 _MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
 # Residents cost nothing where they only hold cells of the pool; states and windows are their own.
@@ -70,7 +82,9 @@ def estimate(
         weights_bytes=header.weights_bytes,
         kv_bytes=_kv_bytes(header, cells, sequences, options) + _state_bytes(header) * sequences,
         compute_bytes=_compute_bytes(header, cells, sequences, options, pooling),
-        process_bytes=PROCESS_BYTES + header.n_vocab * _TOKEN_BYTES,
+        process_bytes=PROCESS_BYTES
+        + header.n_vocab * _TOKEN_BYTES
+        + _graph_bytes(header, _batch(header, cells, options, pooling)),
     )
 
 
@@ -207,6 +221,16 @@ def _compute_bytes(
             attention = batch * seen * 2
     head = 0 if header.is_encoder else logits + batch * width * _F32
     return logits + attention + max(layer, head)
+
+
+def _graph_bytes(header: GgufHeader, batch: int) -> int:
+    """Return what graphs take beyond those of a small model."""
+    fewest, by_tensor = _NODES
+    if header.architecture in _PIECES:
+        by_token, by_tensor = _PIECES[header.architecture]
+        fewest = by_token * batch
+    nodes = max(fewest, by_tensor * header.n_tensors)
+    return (nodes - _NODES[0]) * _NODE_BYTES
 
 
 def _type_size(name: str) -> tuple[int, int]:

@@ -289,6 +289,7 @@ def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
     data_start = -(-reader.position // alignment) * alignment
     if n_tensors and data_start + table.end > reader.size:
         raise truncated(reader.size, data_start + table.end)
+    attention = table.attention_layers | (table.fused_layers - table.recurrent_layers)
     return GgufHeader(
         version=version,
         file_bytes=reader.size,
@@ -298,7 +299,7 @@ def _parse(reader: Reader, tensors: dict[str, TensorInfo] | None) -> GgufHeader:
         weights_bytes=sum(table.bytes_by_type.values()),
         bytes_by_type=table.bytes_by_type,
         embedding_rows=table.embedding_rows,
-        attention_layers=frozenset(table.attention_layers),
+        attention_layers=frozenset(attention),
         recurrent_layers=frozenset(table.recurrent_layers),
         classifier=table.classifier,
     )
@@ -345,6 +346,7 @@ class _TensorTable:
         self.embedding_rows: int | None = None
         self.attention_layers: set[int] = set()
         self.recurrent_layers: set[int] = set()
+        self.fused_layers: set[int] = set()  # with a matrix for q, k and v, of either kind
         self.classifier = False
 
     def add(self, reader: Reader) -> None:
@@ -376,7 +378,9 @@ class _TensorTable:
         _, number, part = name.split(".", 2) if name.count(".") > 1 else ("", "", "")
         if not number.isdecimal():
             return
-        if part.startswith(("attn_k.", "attn_kv_a_mqa.", "attn_qkv.")):
+        if part.startswith("attn_qkv."):
+            self.fused_layers.add(int(number))
+        elif part.startswith(("attn_k.", "attn_kv_a_mqa.")):
             self.attention_layers.add(int(number))
         elif part.startswith(("ssm_", "time_mix_", "shortconv.")):
             self.recurrent_layers.add(int(number))

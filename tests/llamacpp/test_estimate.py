@@ -87,6 +87,8 @@ def path_of(name: str) -> Path:
         ("moe", 2048, 4, {}),
         ("recurrent", 2048, 4, {}),
         ("hybrid", 2048, 16, {}),
+        ("hybrid-ssm", 2048, 4, {}),
+        ("hybrid-delta", 2048, 4, {}),
         ("bench", 2048, 4, {}),
         ("bench", 2048, 16, {"batch": 256}),
         ("bench", 2048, 4, {"flash_attention": "off"}),

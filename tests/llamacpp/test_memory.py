@@ -11,7 +11,20 @@ import pytest
 
 from edged import plan
 from edged.config import Config, Model, Source
-from edged.protocol import Event, Finish, Generate, Sampling, Text
+from edged.protocol import (
+    Embed,
+    Embedded,
+    Event,
+    Finish,
+    Generate,
+    Kind,
+    Ranked,
+    Request,
+    Rerank,
+    Sampling,
+    Started,
+    Text,
+)
 from edged.supervisor.lifecycle import Limits
 from edged.supervisor.worker_process import WORKER_ARGV, WorkerProcess
 from tests.llamacpp.support import needs_llama_cpp
@@ -59,7 +72,17 @@ async def fill(worker: WorkerProcess, context: int, parallel: int) -> None:
             assert isinstance(last, Finish), last
 
 
-TRAITS: tuple[Trait, ...] = ("plain", "swa", "sinks", "mla", "recurrent", "rwkv", "hybrid-swa")
+TRAITS: tuple[Trait, ...] = (
+    "plain",
+    "swa",
+    "sinks",
+    "mla",
+    "recurrent",
+    "rwkv",
+    "hybrid-swa",
+    "hybrid-ssm",
+    "hybrid-delta",
+)
 
 
 @pytest.mark.skipif(not os.access("/proc/self/smaps_rollup", os.R_OK), reason="no smaps_rollup")
@@ -74,6 +97,38 @@ async def test_estimate_is_what_a_used_worker_takes(name: str) -> None:
     try:
         await worker.start()
         await fill(worker, context, parallel)
+        assert worker.pid
+        pss, rss = measured(worker.pid)
+    finally:
+        await worker.stop("the test is over")
+    said = made.memory.total_bytes / MIB
+    assert 0.9 * pss < said < 1.1 * rss, f"{said:.1f} MiB, PSS {pss:.1f}, RSS {rss:.1f}"
+
+
+async def read(worker: WorkerProcess, kind: Kind, context: int) -> None:
+    """Let the largest batch and the longest input be computed once."""
+    long = " ".join(str((i * 7919) % 1000) for i in range(context // 5))
+    texts = [long, *(f"{n} {long[: 40 * n]}" for n in range(1, 16))]
+    for _ in range(2):
+        if kind == "rerank":
+            request: Request = Rerank("12 34 56", [text[: len(text) // 2] for text in texts])
+        else:
+            request = Embed([Text(text) for text in texts])
+        async for event in worker.generate(request):
+            assert isinstance(event, Started | Embedded | Ranked), event
+
+
+@pytest.mark.skipif(not os.access("/proc/self/smaps_rollup", os.R_OK), reason="no smaps_rollup")
+@pytest.mark.parametrize("name", ["embedding", "embedding-last", "rerank", "rerank-last"])
+async def test_estimate_of_vectors_is_what_a_used_worker_takes(name: str) -> None:
+    model = Model("m", Source("file", str(path_of(name))), context=512)
+    made = plan.make(Config(path="/models.toml", models={"m": model}), box()).models["m"]
+    assert made.launch, made.refusal
+    assert made.memory
+    worker = WorkerProcess(made.launch, WORKER_ARGV, limits=Limits(), on_change=lambda: None)
+    try:
+        await worker.start()
+        await read(worker, made.launch.kind, 512)
         assert worker.pid
         pss, rss = measured(worker.pid)
     finally:
