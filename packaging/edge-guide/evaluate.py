@@ -1,13 +1,16 @@
-"""Score a GGUF of edge-guide through llama.cpp: greedy decoding, exact answers.
+"""Score edge-guide, a GGUF through bare llama.cpp or a running edged: greedy, exact answers.
 
 Wordings, names and follow-ups come from the part of the grammars that training never sees; the
 lines "by hand" use `handwritten.py`. An answer counts only if its text is exactly the right one; a
-call only if it is the one call, with the right name and equal arguments.
+call only if it is the one call, with the right name and equal arguments. edged holds calls to the
+schemas of the tools at hand, bare llama.cpp does not; what edged refuses counts as wrong.
 """
 
 import argparse
 import json
 import random
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,6 @@ from typing import Any
 
 import dialogue
 import handwritten
-import llama_cpp
 import tools
 from facts import TOPICS
 from render import Example, prompt
@@ -153,6 +155,8 @@ class Model:
     """Greedy answers of a GGUF."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp  # noqa: PLC0415 - a running edged needs none here
+
         # Repacked weights bring nothing here, and crash where a GCC miscompiled llama.cpp for AMX.
         defaults = llama_cpp.llama_cpp.llama_model_default_params
 
@@ -177,19 +181,59 @@ class Model:
         return self._llama.detokenize(out).decode(errors="replace")
 
 
+class Served:
+    """Greedy answers of `edge-guide` as clients of a running edged get them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url.rstrip('/')}/v1/chat/completions"
+
+    def answer(self, example: Example) -> str:
+        """The assistant's turn, spelt as the model spells it; "" where it was refused."""
+        body = {
+            "model": "edge-guide",
+            "messages": example.messages,
+            "temperature": 0,
+            "max_tokens": MAX_TOKENS,
+            "chat_template_kwargs": {"enable_thinking": example.thinking},
+        }
+        if example.tools:
+            body["tools"] = example.tools
+        request = urllib.request.Request(  # noqa: S310 - the address is the caller's
+            self._url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
+                message = json.load(response)["choices"][0]["message"]
+        except urllib.error.HTTPError:
+            return ""
+        text = message.get("content") or ""
+        if thought := message.get("reasoning_content"):
+            text = f"<think>\n{thought}\n</think>\n\n{text}"
+        for call in message.get("tool_calls") or []:
+            function = call["function"]
+            name = json.dumps(function["name"])
+            body_text = f'{{"name": {name}, "arguments": {function["arguments"]}}}'
+            text += f"<tool_call>\n{body_text}\n</tool_call>"
+        return text
+
+
 def main() -> None:
-    """Command line: evaluate.py GGUF [--per-topic N] [-n N] [--failures FILE]."""
+    """Command line: evaluate.py GGUF-or-URL [--per-topic N] [-n N] [--failures FILE]."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("gguf", type=Path)
+    parser.add_argument("what", metavar="GGUF or URL")
     parser.add_argument("--per-topic", type=int, default=4)
     parser.add_argument("-n", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--line", default="", help="only lines that begin so")
     parser.add_argument("--failures", type=Path, help="write wrong answers here, as JSON lines")
     args = parser.parse_args()
-    model = Model(args.gguf, args.threads)
+    served = args.what.startswith("http")
+    model = Served(args.what) if served else Model(Path(args.what), args.threads)
     scores: dict[str, list[bool]] = {}
     wrong: list[str] = []
     for case in cases(random.Random(2026), args.per_topic, args.n):
+        if not case.line.startswith(args.line):
+            continue
         text = model.answer(case.example)
         right = case.right(text)
         scores.setdefault(case.line, []).append(right)
