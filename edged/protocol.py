@@ -436,6 +436,7 @@ class Ready(Struct, frozen=True, tag="ready"):
     chat_template: bool
     threads: int
     load_s: float
+    buffers: dict[str, int] = {}  # bytes by backend and use: "CPU_Mapped model", "CPU KV"
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):
@@ -459,7 +460,10 @@ class AdapterState(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True, tag="stats"):
-    """Sent every second while the worker lives. `progress` counts engine steps."""
+    """Sent every second while the worker lives. `progress` counts engine steps.
+
+    `pulse` differs whenever a step went on, where an engine can tell; it is no measure of anything.
+    """
 
     progress: int
     running: int
@@ -478,6 +482,7 @@ class Stats(Struct, frozen=True, tag="stats"):
     threads_batch: int = 0  # that read prompts
     threads_reason: str = ""  # why one of them is less than the launch allows
     adapters: tuple[AdapterState, ...] = ()
+    pulse: int = 0
 
 
 ToDaemon = Loading | Ready | LoadFailed | Step | Stats

@@ -30,11 +30,13 @@ class Limits(Struct, frozen=True):
     silence_s: float = 15.0  # a worker sends Stats every second
     progress_s: float = 60.0  # busy and computing, but no engine step
     stuck_s: float = 5.0  # busy, no engine step and no work either: not blamed sooner
+    again_s: float = 0.1  # until a worker that had served well is started again
     first_backoff_s: float = 1.0
     most_backoff_s: float = 60.0
     stable_s: float = 60.0  # served this long: the next crash starts from the first back-off
     memory_retry_s: float = 15.0  # a startup model without room asks again
-    round_s: float = 1.0  # between two looks at what all workers take
+    round_s: float = 1.0  # between two looks at all workers
+    watch_s: float = 0.1  # … at their memory while one of them may take more
     memory_wait_s: float = 60.0  # requests wait this long for memory that others hold
     stay_loads: float = 3.0  # a model that is in use stays for so many times its load, …
     stay_least_s: float = 1.0  # … but this long at least
@@ -53,33 +55,48 @@ class Limits(Struct, frozen=True):
 TICK_S = 1.0
 
 
-_SIGNS = 20  # of progress, before their distances say what is usual
+_STEPS = 20  # before their distances say what is usual
 _USUAL = 3.0  # times the longest step so far: what is longer is no step any more
-_WORKING = 0.02  # of a core; the worker's own loop takes less than a tenth of it
+_UNSEEN_S = 2 * TICK_S  # between a step and the look that finds it: not told from none
+_WORKING = 0.03  # of a core; less is the rounding of the kernel's clock
+
+
+class Work(Struct, frozen=True):
+    """What the kernel knows of a worker: its loop is the first thread, its engine has the others.
+
+    The loop answers for itself with frames, and works a little as long as it lives; so what it
+    does is no sign of the engine's life.
+    """
+
+    engine_s: float  # CPU time so far, and a moment for each page that came from the disk
+    loop_s: float
+    engine_waits: bool = False  # for a CPU or for the disk, at this moment
+    loop_waits: bool = False
 
 
 class Steps:
     """How long the engine steps of one launch take; outlives its workers."""
 
     def __init__(self) -> None:
-        self.signs = 0
+        self.seen = 0
         self.longest_s = 0.0
 
-    def took(self, seconds: float) -> None:
-        """Learn from one; short ones are not told apart from ticks."""
-        self.signs += 1
-        self.longest_s = max(self.longest_s, seconds)
+    def took(self, n: int, longest_s: float) -> None:
+        """Learn from `n` steps."""
+        self.seen += n
+        self.longest_s = max(self.longest_s, longest_s)
 
 
 class Liveness:
     """Tells a hung worker from a busy one, fed with what was heard and a tick every TICK_S.
 
-    A worker that computes (or reads its weights from the disk) makes progress that no frame tells:
-    a step may be long on a box that does other work. It gets `progress_s`. One that does neither
-    a step nor any work is stuck after three times its own longest step.
+    An engine that computes, reads its weights from the disk or waits for a CPU that others hold
+    makes progress that no frame tells: a step may be long on a box that does other work. It gets
+    `progress_s`. One that does neither a step nor any work is stuck after three times its own
+    longest step.
 
     It adds up ticks of at most two TICK_S each instead of subtracting times: when the daemon
-    itself was stopped for a minute, no worker may be blamed for it.
+    itself was stopped for a minute, or the box slept, no worker may be blamed for it.
     """
 
     def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
@@ -90,8 +107,8 @@ class Liveness:
         self._silent_s = 0.0
         self._stuck_s = 0.0
         self._idle_s = 0.0  # of the stuck time: without any work either
-        self._progress: int | None = None
-        self._worked_s: float | None = None
+        self._stats: Stats | None = None
+        self._work: Work | None = None
 
     def loading(self) -> None:
         """Note that the load went on."""
@@ -106,52 +123,67 @@ class Liveness:
         """Note a frame. While loading only `loading` counts: the loop alone proves nothing."""
         if self._loaded:
             self._silent_s = 0.0
-        if stats is not None and stats.progress != self._progress:
-            self._progress = stats.progress
-            if self._stuck_s > 0:
-                self._steps.took(self._stuck_s)
-            self._stuck_s = self._idle_s = 0.0
+        if stats is None:
+            return
+        before, self._stats = self._stats, stats
+        if before is None or stats.progress != before.progress:
+            n_steps = max(1, stats.progress - before.progress) if before else 1
+            self._steps.took(n_steps, stats.step_ms / 1e3)
+            if self._stuck_s > _UNSEEN_S:
+                self._steps.took(0, self._stuck_s)
+        elif stats.pulse == before.pulse:
+            return
+        self._stuck_s = self._idle_s = 0.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """True when nothing was heard of its engine since the last tick, and something is due."""
+        return self._stuck_s > 0
 
     @property
     def stuck_after_s(self) -> float:
         """How long it may do nothing while requests are open: learned from its own steps."""
         limits = self._limits
-        if self._steps.signs < _SIGNS:
-            return limits.progress_s
+        if self._steps.seen < _STEPS:
+            return min(limits.progress_s, limits.silence_s)
         return min(limits.progress_s, max(limits.stuck_s, _USUAL * self._steps.longest_s))
 
-    def tick(self, now: float, *, busy: bool, working_s: float | None = None) -> str | None:
+    def tick(self, now: float, *, busy: bool, work: Work | None = None) -> str | None:
         """Return why the worker counts as hung, in words for the operator, or None.
 
-        `working_s`: CPU time and the like that it has used so far; None: not known.
+        `work`: None where the kernel does not tell; then nothing counts as work.
         """
         elapsed = 0.0 if self._ticked is None else min(now - self._ticked, 2 * TICK_S)
         self._ticked = now
         self._silent_s += elapsed
         counts = busy and self._loaded
         self._stuck_s = self._stuck_s + elapsed if counts else 0.0
-        idle = not self._has_worked(working_s, elapsed)
+        idle = not self._has_worked(work, elapsed)
         self._idle_s = self._idle_s + elapsed if counts and idle else 0.0
         limits = self._limits
         if not self._loaded:
             if self._silent_s >= limits.load_silence_s:
                 return f"hung: loading made no progress for {limits.load_silence_s:.0f} s"
-        elif self._silent_s >= limits.silence_s:
-            return f"hung: not a sign of life for {limits.silence_s:.0f} s"
-        elif self._stuck_s >= limits.progress_s:
-            return f"hung: requests open, but no engine step for {limits.progress_s:.0f} s"
         elif self._idle_s >= self.stuck_after_s:
             return (
                 f"hung: requests open, but neither an engine step nor any work for "
                 f"{self._idle_s:.0f} s; its longest step took {self._steps.longest_s:.1f} s"
             )
+        elif self._silent_s >= limits.silence_s:
+            return f"hung: not a sign of life for {limits.silence_s:.0f} s"
+        elif self._stuck_s >= limits.progress_s:
+            return f"hung: requests open, but no engine step for {limits.progress_s:.0f} s"
         return None
 
-    def _has_worked(self, working_s: float | None, elapsed: float) -> bool:
-        before, self._worked_s = self._worked_s, working_s
-        if working_s is None or before is None:
+    def _has_worked(self, work: Work | None, elapsed: float) -> bool:
+        before, self._work = self._work, work
+        if work is None or before is None:
             return False
-        return working_s - before > _WORKING * elapsed
+        if work.engine_waits or work.engine_s - before.engine_s > _WORKING * elapsed:
+            return True
+        # A loop that others keep from its CPU is silent, and the engine then gets no requests.
+        is_silent = self._silent_s > _UNSEEN_S
+        return is_silent and (work.loop_waits or work.loop_s - before.loop_s > _WORKING * elapsed)
 
 
 # ── dead of what? ──
@@ -210,6 +242,7 @@ class Backoff:
         self._limits = limits
         self._next_s = limits.first_backoff_s
         self._bad_starts = 0
+        self._at_once = True  # the next crash is the first for long
 
     def start_failed(self) -> float | None:
         """Return the wait in s after a worker that died before it was ready; None: give up."""
@@ -221,12 +254,17 @@ class Backoff:
         self._bad_starts = 0
         if served_s >= self._limits.stable_s:
             self._next_s = self._limits.first_backoff_s
+            self._at_once = True
+        if self._at_once:
+            self._at_once = False
+            return min(self._limits.again_s, self._next_s)
         return self._wait_s()
 
     def reset(self) -> None:
         """Forget: the configuration changed."""
         self._next_s = self._limits.first_backoff_s
         self._bad_starts = 0
+        self._at_once = True
 
     def _wait_s(self) -> float:
         wait_s = self._next_s

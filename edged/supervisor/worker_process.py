@@ -46,6 +46,7 @@ from edged.supervisor.lifecycle import (
     Limits,
     Liveness,
     Steps,
+    Work,
     blames_requests,
     cause_of_death,
     is_permanent,
@@ -117,6 +118,11 @@ class WorkerProcess:
     def alive(self) -> bool:
         """True from `start` until the process was reaped."""
         return self._life is not None and self.exit is None
+
+    @property
+    def is_condemned(self) -> bool:
+        """True once `give_up` was called: what it took last is no measure for others."""
+        return bool(self._verdict)
 
     @property
     def open(self) -> int:
@@ -238,9 +244,17 @@ class WorkerProcess:
             self._gone(returncode, cause or cause_of_death(returncode, self._stderr.last))
 
     def _why_hung(self) -> str:
-        working_s = self.usage.working_s if self.usage else None
-        busy = self.open > 0
-        return self._liveness.tick(time.monotonic(), busy=busy, working_s=working_s) or ""
+        return self._liveness.tick(time.monotonic(), busy=self.open > 0, work=self._work()) or ""
+
+    def _work(self) -> Work | None:
+        """Return what its threads have done, and, where that matters now, what they wait for."""
+        usage = self.usage
+        if usage is None or self.pid is None:
+            return None
+        loop_waits, engine_waits = False, False
+        if self._liveness.is_stuck:
+            loop_waits, engine_waits = footprint.waits(self.pid)
+        return Work(usage.engine_s, usage.loop_s, engine_waits=engine_waits, loop_waits=loop_waits)
 
     def _make_it_tell(self) -> None:
         """End a hung worker so that faulthandler writes where each thread stood to its stderr."""

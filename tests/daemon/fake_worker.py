@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import hashlib
 import os
 import signal
 import socket
@@ -186,6 +187,9 @@ class FakeWorker:
             case "halt":  # as stall, for everybody
                 self.halted = True
                 await asyncio.Event().wait()
+            case "compute":  # compute S: no step for so long, but work beside the loop
+                await asyncio.to_thread(compute, time.monotonic() + float(rest[0]))
+                yield "computed"
             case "freeze":  # not even alive
                 while True:
                     time.sleep(1)  # noqa: ASYNC251 - on purpose
@@ -215,6 +219,11 @@ class FakeWorker:
                 await asyncio.sleep(float(rest[1]) if len(rest) > 1 else 0)
             case _:
                 yield f"no such command: {command}"
+
+
+def compute(end: float) -> None:
+    while time.monotonic() < end:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000)  # without the interpreter
 
 
 def text_of(request: Generate) -> str:

@@ -213,7 +213,7 @@ async def test_busy_worker_without_steps_is_killed() -> None:
     async with running(model("m"), limits=replace(LIMITS, progress_s=2)) as bench:
         events = await bench.events("m", "stall")
         assert isinstance(events[-1], Failed)
-        assert "no engine step" in events[-1].message
+        assert "neither an engine step nor any work" in events[-1].message
 
 
 async def test_slow_worker_with_steps_is_left_alone() -> None:
@@ -221,16 +221,13 @@ async def test_slow_worker_with_steps_is_left_alone() -> None:
         assert len((await bench.ask("m", "count 7 1")).split()) == 7
 
 
-async def test_stopped_worker_is_killed() -> None:
+async def test_idle_worker_that_was_stopped_is_killed() -> None:
     async with running(model("m"), limits=replace(LIMITS, silence_s=2)) as bench:
         pid = int(await bench.ask("m", "pid"))
-        task = asyncio.create_task(bench.events("m", "count 100000 0.01"))
-        await until(lambda: bench.model("m").open == 1)
         os.kill(pid, signal.SIGSTOP)
-        events = await task
-        assert isinstance(events[-1], Failed)
-        assert "not a sign of life" in events[-1].message
-        await until(lambda: not is_alive(pid))
+        await until(lambda: bench.model("m").restarts == 1)
+        assert "not a sign of life" in str(bench.model("m").error)
+        assert not is_alive(pid)
 
 
 async def test_worker_that_ignores_sigterm_is_killed() -> None:

@@ -348,6 +348,18 @@ async def test_abort_interrupts_a_long_prefill() -> None:
         assert engine.stats().prompt_tokens < 1900
 
 
+async def test_long_step_tells_that_it_goes_on() -> None:
+    """The daemon kills a worker that makes no progress for a minute."""
+    async with running(launch(context=2048, parallel=1, batch=2048)) as engine:
+        task = asyncio.ensure_future(ask(engine, Text("word " * 1900), max_tokens=1))
+        pulses: dict[int, set[int]] = {}
+        while not task.done():
+            stats = engine.stats()
+            pulses.setdefault(stats.progress, set()).add(stats.pulse)
+            await asyncio.sleep(0)
+    assert max(map(len, pulses.values())) > 2
+
+
 async def test_interrupt_by_accident_costs_time_only(engine: LlamaCppEngine) -> None:
     expected = await ask(engine, "What is edged?", max_tokens=100, sampling=NO_END, group="x")
     task = asyncio.ensure_future(ask(engine, "What is edged?", max_tokens=100, sampling=NO_END))

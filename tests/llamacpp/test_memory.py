@@ -95,12 +95,14 @@ async def test_estimate_is_what_a_used_worker_takes(name: str) -> None:
     assert made.memory
     worker = WorkerProcess(made.launch, WORKER_ARGV, limits=Limits(), on_change=lambda: None)
     try:
-        await worker.start()
+        ready = await worker.start()
         await fill(worker, context, parallel)
         assert worker.pid
         pss, rss = measured(worker.pid)
     finally:
         await worker.stop("the test is over")
+    kept = sum(size for name, size in ready.buffers.items() if name.endswith((" KV", " RS")))
+    assert made.memory.kv_bytes == pytest.approx(kept, rel=0.02, abs=MIB / 50)
     said = made.memory.total_bytes / MIB
     assert 0.9 * pss < said < 1.1 * rss, f"{said:.1f} MiB, PSS {pss:.1f}, RSS {rss:.1f}"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edged.protocol import EXIT_BAD_MODEL, EXIT_FAULT, EXIT_NO_ENGINE, Stats
 from edged.supervisor.lifecycle import (
@@ -14,6 +16,7 @@ from edged.supervisor.lifecycle import (
     Backoff,
     Limits,
     Liveness,
+    Work,
     blames_requests,
     cause_of_death,
     is_permanent,
@@ -62,7 +65,7 @@ def test_busy_worker_without_progress_is_hung_after_60_seconds() -> None:
     verdicts = []
     for second in range(62):
         liveness.heard(stats(5))
-        verdicts.append(liveness.tick(second, busy=True))
+        verdicts.append(liveness.tick(second, busy=True, work=Work(float(second), 0.0)))
     assert verdicts[:60] == [None] * 60
     assert "no engine step for 60 s" in str(verdicts[61])
 
@@ -72,31 +75,78 @@ def learned(step_s: int) -> Liveness:
     liveness = ready()
     for second in range(30 * step_s):
         liveness.heard(stats(second // step_s))
-        assert liveness.tick(second, busy=True, working_s=float(second)) is None
+        assert liveness.tick(second, busy=True, work=Work(float(second), 0.0)) is None
     return liveness
 
 
-def stuck_after(liveness: Liveness, *, working: float) -> int:
-    """Return after how many s without a step it counts as hung; `working`: of a core."""
+def stuck_after(liveness: Liveness, work: Callable[[int], Work | None]) -> int:
+    """Return after how many s without a step it counts as hung; `work` in each of them."""
     start = 10_000
     for second in range(1000):
         liveness.heard(stats(-1))
-        if liveness.tick(start + second, busy=True, working_s=second * working):
+        if liveness.tick(start + second, busy=True, work=work(second)):
             return second
     raise AssertionError("never")
+
+
+def no_work(_second: int) -> Work:
+    return Work(0.0, 0.0)
 
 
 def test_worker_that_neither_steps_nor_works_is_hung_after_three_of_its_own_steps() -> None:
     quick, slow = learned(1), learned(4)
     assert quick.stuck_after_s == LIMITS.stuck_s
     assert 12 <= slow.stuck_after_s <= 15
-    assert stuck_after(quick, working=0.0) <= 3 * 2 + 2
-    assert stuck_after(slow, working=0.0) <= 3 * 5 + 2
+    assert stuck_after(quick, no_work) <= LIMITS.stuck_s + TICK_S
+    assert stuck_after(slow, no_work) <= 3 * 5 + TICK_S
 
 
-def test_worker_that_computes_gets_the_long_limit_whatever_it_has_learned() -> None:
-    assert stuck_after(learned(1), working=1.0) >= LIMITS.progress_s - 2
-    assert stuck_after(learned(1), working=0.05) >= LIMITS.progress_s - 2  # a starved one
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda second: Work(second * 1.0, 0.0),
+        lambda second: Work(second * 0.05, 0.0),  # a starved one
+        lambda _: Work(0.0, 0.0, engine_waits=True),  # for its disk, or for a CPU all the time
+    ],
+)
+def test_engine_that_works_gets_the_long_limit_whatever_it_has_learned(
+    work: Callable[[int], Work],
+) -> None:
+    assert stuck_after(learned(1), work) >= LIMITS.progress_s - 2
+
+
+@pytest.mark.parametrize(
+    "work", [lambda second: Work(0.0, second * 0.5), lambda _: Work(0.0, 0.0, loop_waits=True)]
+)
+def test_work_of_the_loop_alone_is_no_work_of_the_engine(work: Callable[[int], Work]) -> None:
+    assert stuck_after(learned(1), work) <= LIMITS.stuck_s + TICK_S
+
+
+def test_loop_that_is_kept_from_its_cpu_is_waited_for_as_long_as_it_may_be_silent() -> None:
+    def silent_after(*, waits: bool) -> int:
+        liveness = learned(1)
+        for second in range(100):
+            work = Work(0.0, 0.0, loop_waits=waits)
+            if liveness.tick(10_000 + second, busy=True, work=work):
+                return second
+        raise AssertionError("never")
+
+    assert silent_after(waits=True) >= LIMITS.silence_s - 4
+    assert silent_after(waits=False) <= LIMITS.stuck_s + TICK_S
+
+
+def test_step_that_goes_on_is_never_a_hang_however_long_it_takes() -> None:
+    liveness = learned(1)
+    for second in range(10_000, 12_000):
+        liveness.heard(replace(stats(-1), pulse=second))
+        assert liveness.tick(second, busy=True, work=Work(0.0, 0.0)) is None
+
+
+def test_what_the_engine_says_of_its_steps_counts() -> None:
+    liveness = ready()
+    liveness.heard(stats(0))
+    liveness.heard(replace(stats(20), step_ms=4000.0))
+    assert liveness.stuck_after_s == 12
 
 
 def test_nothing_is_learned_from_a_few_steps() -> None:
@@ -104,7 +154,8 @@ def test_nothing_is_learned_from_a_few_steps() -> None:
     for second in range(10):
         liveness.heard(stats(second))
         liveness.tick(second, busy=True)
-    assert liveness.stuck_after_s == LIMITS.progress_s
+    assert liveness.stuck_after_s == LIMITS.silence_s
+    assert stuck_after(liveness, no_work) >= LIMITS.silence_s - 2 * TICK_S
 
 
 @pytest.mark.parametrize(
@@ -122,14 +173,15 @@ def test_progress_however_slow_is_enough() -> None:
     liveness = ready()
     for second in range(1000):
         liveness.heard(stats(second // 50))
-        assert liveness.tick(second, busy=True) is None
+        assert liveness.tick(second, busy=True, work=Work(float(second), 0.0)) is None
 
 
 def test_time_without_requests_does_not_count_as_stuck() -> None:
     liveness = ready()
     for second in range(1000):
         liveness.heard(stats(5))
-        assert liveness.tick(second, busy=second % 50 > 0) is None
+        work = Work(float(second), 0.0)
+        assert liveness.tick(second, busy=second % 50 > 0, work=work) is None
 
 
 def test_load_is_hung_only_without_progress() -> None:
@@ -161,7 +213,7 @@ def test_daemon_that_was_stopped_itself_blames_nobody() -> None:
 def test_waits_double_up_to_the_most() -> None:
     backoff = Backoff(LIMITS)
     waits = [backoff.crashed(served_s=1.0) for _ in range(8)]
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert waits == [0.1, 1, 2, 4, 8, 16, 32, 60]
 
 
 def test_fifth_bad_start_in_a_row_is_the_last() -> None:
@@ -181,7 +233,8 @@ def test_long_service_forgets_the_waits() -> None:
     backoff = Backoff(LIMITS)
     for _ in range(6):
         backoff.crashed(served_s=1.0)
-    assert backoff.crashed(served_s=LIMITS.stable_s) == LIMITS.first_backoff_s
+    assert backoff.crashed(served_s=LIMITS.stable_s) == LIMITS.again_s
+    assert backoff.crashed(served_s=1.0) == LIMITS.first_backoff_s
 
 
 def test_reset_forgets_everything() -> None:
@@ -200,7 +253,7 @@ def test_waits_stay_within_their_bounds(history: list[float | None]) -> None:
         wait_s = backoff.start_failed() if served_s is None else backoff.crashed(served_s)
         if wait_s is None:
             break
-        assert LIMITS.first_backoff_s <= wait_s <= LIMITS.most_backoff_s
+        assert LIMITS.again_s <= wait_s <= LIMITS.most_backoff_s
 
 
 # ── dead of what? ──

@@ -38,7 +38,7 @@ from edged.protocol import (
 from edged.worker.llamacpp.balance import Balance
 from edged.worker.llamacpp.embedding_inputs import InputReader
 from edged.worker.llamacpp.embedding_runner import EmbeddingRunner
-from edged.worker.llamacpp.library import leave_process
+from edged.worker.llamacpp.library import LOG, leave_process
 from edged.worker.llamacpp.packing import Inputs, Packing
 
 log = get_logger()
@@ -47,8 +47,6 @@ Rows = npt.NDArray[np.float32]
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 
-_SLOWEST = 20.0  # tokens per second that an engine which works computes at least
-_PATIENCE_S = 10.0  # one step of progress stands for so much of a long batch
 
 _NO_NUMBERS = (
     "the model computed values that are no numbers; if other inputs fail as well, its file is "
@@ -78,8 +76,7 @@ class EmbeddingEngine:
         self._commands: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._open: set[_Call] = set()  # the loop's
         self._in_batch: frozenset[_Call] = frozenset()  # the thread writes, the loop reads
-        self._progress = 0  # batches, long ones counting more; the thread's
-        self._started: tuple[float, int] | None = None  # a batch's time and tokens; the thread's
+        self._progress = 0  # batches; the thread's
         self._n_tokens = 0  # computed; the thread's
         self._batch_s = 0.0  # moving average; the thread's
         self._preparers = ThreadPoolExecutor(2, thread_name_prefix="prepare")
@@ -124,6 +121,7 @@ class EmbeddingEngine:
             chat_template=False,
             threads=runner.threads,
             load_s=round(time.monotonic() - started, 3),
+            buffers=LOG.take_buffers(),
         )
 
     def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
@@ -180,7 +178,7 @@ class EmbeddingEngine:
         running = len(self._in_batch)
         threads = self._balance.threads
         return Stats(
-            progress=self._progress + self._patience(),
+            progress=self._progress,
             running=running,
             waiting=max(0, len(self._open) - running),
             cells_used=0,
@@ -192,20 +190,8 @@ class EmbeddingEngine:
             threads=threads.settled[1],
             threads_batch=threads.settled[1],
             threads_reason=threads.reason,
+            pulse=self._runner.pulse,
         )
-
-    def _patience(self) -> int:
-        """Return the progress that the batch under way is believed to make.
-
-        The daemon takes a minute without progress for a hang. An encoder's input of 8,192 tokens is
-        one batch, which takes longer than that on a small box: so the batch's time may grow with
-        its tokens, and only after that nothing counts as progress any more.
-        """
-        started = self._started
-        if started is None:
-            return 0
-        since, n_tokens = started
-        return int(min(time.monotonic() - since, n_tokens / _SLOWEST) / _PATIENCE_S)
 
     async def close(self, *, save_s: float = 0.0) -> None:  # noqa: ARG002 - nothing to save
         """Stop the thread, fail what is open, free the model."""
@@ -269,10 +255,8 @@ class EmbeddingEngine:
         self._in_batch = frozenset(call for call, _ in batch)
         started = time.monotonic()
         self._balance.before(started)
-        self._started = started, sum(map(len, inputs))
         rows = self._runner.compute(inputs)
-        self._progress += 1 + self._patience()
-        self._started = None
+        self._progress += 1
         self._in_batch = frozenset()
         if rows is None:
             self._packing.put_back([(call, i) for call, i in batch if not call.gone])

@@ -189,6 +189,11 @@ class EmbeddingRunner:
         """Take the interrupt back."""
         self._interrupt.clear()
 
+    @property
+    def pulse(self) -> int:
+        """Another number whenever the running decode went on. From any thread."""
+        return self._interrupt.pulse
+
     def close(self) -> None:
         """Free context and model; nothing may be called afterwards."""
         self._lib.llama_free(self._context)

@@ -43,7 +43,7 @@ from edged.worker.llamacpp.drafter import open_drafter
 from edged.worker.llamacpp.encoding import Encoder
 from edged.worker.llamacpp.file_digest import file_digest
 from edged.worker.llamacpp.generation import Generation
-from edged.worker.llamacpp.library import leave_process
+from edged.worker.llamacpp.library import LOG, leave_process
 from edged.worker.llamacpp.prepare import Prepared, Preparer
 from edged.worker.llamacpp.runner import Runner
 from edged.worker.llamacpp.saved import SavedPrefixes, forget_all, key_of
@@ -136,6 +136,7 @@ class LlamaCppEngine:
             chat_template=self._preparer.has_template,
             threads=runner.threads[0],
             load_s=round(time.monotonic() - started, 3),
+            buffers=LOG.take_buffers(),
         )
 
     def adapt(self, adapters: tuple[AdapterFile, ...]) -> None:
@@ -272,6 +273,7 @@ class LlamaCppEngine:
             threads_batch=threads.settled[1],
             threads_reason=threads.reason,
             adapters=self._adapters.states(),
+            pulse=self._runner.pulse,
         )
 
     async def close(self, *, save_s: float = 0.0) -> None:

@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ _MEMORY_WORDS = ("failed to allocate", "unable to allocate", "out of memory", "c
 # theirs busy for nothing. These are as good as more on a quiet box (docs/adr/0005).
 _SPINS = "5000"
 _WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # the owner's choice
+_BUFFER = re.compile(r": +(\S+) +(\S+) buffer size = +([\d.]+) MiB")
 _AMX_MENDED = b"edged: amx tile config is whole"  # packaging/amx_tile_config.h
 
 
@@ -41,6 +42,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.tail: deque[str] = deque(maxlen=12)
+        self.buffers: Counter[str] = Counter()  # bytes, by backend and use
         self.quiet = False  # while an interrupt is on: the complaints are the wanted effect
         self._printed = _LEVEL_DEBUG if os.environ.get("EDGEDLOG") == "debug" else _LEVEL_WARN
         self._shown = False
@@ -50,6 +52,8 @@ class _Log:
         line = text.decode("utf-8", "replace")
         if _POOL_IS_NO_CONTEXT in line:
             return
+        if (buffer := _BUFFER.search(line)) is not None:
+            self.buffers[f"{buffer[1]} {buffer[2]}"] += int(float(buffer[3]) * (1 << 20))
         continued = level == _LEVEL_CONTINUED
         if not continued:
             debug = self._printed == _LEVEL_DEBUG
@@ -60,6 +64,11 @@ class _Log:
             sys.stderr.write(line)
             if line.endswith("\n"):
                 sys.stderr.flush()
+
+    def take_buffers(self) -> dict[str, int]:
+        """Return the buffers since the last call, in bytes by backend and use ("CPU KV")."""
+        taken, self.buffers = self.buffers, Counter()
+        return dict(taken)
 
 
 LOG = _Log()  # module level: llama.cpp holds a raw pointer to its callback
@@ -145,30 +154,52 @@ def metadata(lib: Any, model: Any, key: str) -> str | None:
     return out.value.decode("utf-8", "replace") if n >= 0 else None
 
 
+_SEMAPHORE_BYTES = 64  # more than any libc's sem_t
+_MOST_NODES = 2**31 - 1  # SEM_VALUE_MAX; a step has thousands
+
+
 class Interrupt:
-    """Makes a running decode return at its next node. `set` may be called from any thread."""
+    """Makes a running decode return at its next node, and tells that it goes from node to node.
+
+    `set` and `pulse` may be used from any thread.
+    """
 
     def __init__(self, lib: Any) -> None:
         self._callback_type = lib.ggml_abort_callback
-        self._flag = ctypes.create_string_buffer(2)
+        self._libc = ctypes.CDLL(None)
+        self._semaphore = ctypes.create_string_buffer(_SEMAPHORE_BYTES)
+        self._earlier = 0
+        self._refill(_MOST_NODES)
 
     def install(self, params: Any) -> None:
         """Put it into the parameters of a context, which must not outlive it."""
-        # Called by ggml's threads before every node. A Python callback would fight for the GIL
-        # there, so the callback is libc's strlen on a two-byte buffer: 0 goes on, 1 stops.
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
-        params.abort_callback = self._callback_type(strlen)
-        params.abort_callback_data = ctypes.addressof(self._flag)
+        # Called by one of ggml's threads before every node. A Python callback would fight for the
+        # GIL there, so the callback is libc's sem_trywait: it counts down and says 0, which goes
+        # on, and at zero it says -1, which stops.
+        count = ctypes.cast(self._libc.sem_trywait, ctypes.c_void_p).value
+        params.abort_callback = self._callback_type(count)
+        params.abort_callback_data = ctypes.addressof(self._semaphore)
 
     def set(self) -> None:
         """Interrupt."""
         LOG.quiet = True
-        self._flag[0] = b"\x01"
+        self._refill(0)
 
     def clear(self) -> None:
         """Take it back."""
-        self._flag[0] = b"\x00"
+        self._earlier = self.pulse
+        self._refill(_MOST_NODES)
         LOG.quiet = False
+
+    @property
+    def pulse(self) -> int:
+        """A number that is another one whenever a node was begun since it was last asked for."""
+        left = ctypes.c_int()
+        self._libc.sem_getvalue(self._semaphore, ctypes.byref(left))
+        return (self._earlier + _MOST_NODES - left.value) % _MOST_NODES
+
+    def _refill(self, n: int) -> None:
+        self._libc.sem_init(self._semaphore, 0, n)
 
 
 def open_context(

@@ -278,6 +278,11 @@ class Runner:
         """Take the interrupt back."""
         self._interrupt.clear()
 
+    @property
+    def pulse(self) -> int:
+        """Another number whenever the running decode went on. From any thread."""
+        return self._interrupt.pulse
+
     # ── cells ──
 
     def share(self, source: int, target: int, n: int) -> None:
