@@ -160,6 +160,11 @@ class _Snapshot:
             value=int(config.problem is not None),
         )
         yield GaugeMetricFamily(
+            "edged_hardware_lost",
+            "GPUs that the box had and lacks now.",
+            value=len(self._status.degraded),
+        )
+        yield GaugeMetricFamily(
             "edged_loop_lag_seconds",
             "The most that the daemon's loop was late in the last minute.",
             value=self._status.loop_lag_s,

@@ -125,4 +125,5 @@ class Status(Struct, frozen=True):
     hardware: Hardware
     models: tuple[ModelStatus, ...]
     loop_lag_s: float = 0.0  # the most that the daemon's loop was late in the last minute
+    degraded: tuple[str, ...] = ()  # what the box had and lacks now
     ledger_problem: str | None = None  # why measured memory is not kept on the disk

@@ -62,6 +62,8 @@ MAY_IMPORT = {
     # pure decisions inside rooms that have effects
     "edged.config.lines": set(),
     "edged.hardware.cgroup": set(),
+    "edged.hardware.gpu": set(),
+    "edged.hardware.nvml": {"edged.hardware.gpu"},
     "edged.plan.estimate": FACTS | {"edged.store"},
     "edged.supervisor.lifecycle": GROUND,
     "edged.supervisor.footprint": set(),
@@ -73,6 +75,7 @@ MAY_IMPORT = {
     "edged.daemon.watch": GROUND,
     "edged.daemon.telling": GROUND | {"edged.daemon.systemd"},
     "edged.daemon.lag": set(),
+    "edged.daemon.surroundings": GROUND | {"edged.config", "edged.hardware"},
     "edged.daemon.listeners": GROUND | {"edged.config", "edged.daemon.systemd"},
     "edged.daemon.certificates": {"edged.atomic"},
     "edged.daemon.tls": GROUND

@@ -68,6 +68,7 @@ def _page(found: dict[str, Any]) -> RenderableType:
         parts.append(
             Text(f"THE NEWEST models.toml IS NOT IN FORCE:\n{config['problem']}", "bold red")
         )
+    parts += [Text(f"DEGRADED: {line}", "bold red") for line in found["degraded"]]
     parts.append(_models(found["models"]))
     if found["ledger_problem"]:
         parts.append(Text(f"note: {found['ledger_problem']}", "yellow"))

@@ -32,6 +32,7 @@ from edged.daemon.fetching import Fetching
 from edged.daemon.lag import Lag
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
 from edged.daemon.reloading import Files, Reloading
+from edged.daemon.surroundings import Surroundings
 from edged.daemon.systemd import listen_sockets
 from edged.daemon.telling import Telling
 from edged.daemon.tls import Certificate
@@ -118,6 +119,9 @@ class Daemon:
         self._stop = asyncio.Event()
         self._exit_code = 0
         self._lag = Lag()
+        self._surroundings = Surroundings(self._reloading.wish)
+        self._surroundings.follow(first.plan.hardware, first.plan.config.hardware)
+        supervisor.on_failed_launch = self._surroundings.doubt
         self._tasks: set[asyncio.Task[None]] = set()
         self._http = HttpServer(
             create_app(self),
@@ -219,6 +223,7 @@ class Daemon:
             ),
             hardware=self.plan.hardware,
             loop_lag_s=round(self._lag.worst_s, 4),
+            degraded=self._surroundings.lost,
             ledger_problem=self._supervisor.ledger.problem,
             models=tuple(map(self._with_fetch, self._supervisor.snapshot())),
         )
@@ -249,6 +254,7 @@ class Daemon:
         self._spawn(self._fetching.run(), "fetch")
         self._spawn(self._tidy(), "tidy")
         self._spawn(self._lag.run(), "lag")
+        self._spawn(self._surroundings.run(), "surroundings")
         self._spawn(self._telling.keep_informed(), "keep systemd informed")
         log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))
         self._warn_if_open()
@@ -354,6 +360,7 @@ class Daemon:
         parts += [f"{number} {state}" for state, number in sorted(counts.items())]
         if back := [model.name for model in models if model.rolled_back]:
             parts.append(f"newest settings NOT in force for {', '.join(back)}")
+        parts += [f"DEGRADED: {line}" for line in self._surroundings.lost]
         if problem := self._reloading.problem:
             parts.append(f"configuration NOT applied: {problem}")
         return ", ".join(parts)
@@ -366,6 +373,7 @@ class Daemon:
             await self._listen(new.config.server)
         await self.certificate.look()
         self._reloading.plan = new
+        self._surroundings.follow(new.hardware, new.config.hardware)
         await self._supervisor.apply(new, change)
         self._fetching.follow(new, afresh=by_person)
         if change.server:

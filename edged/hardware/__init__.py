@@ -6,8 +6,6 @@ an error.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -15,12 +13,13 @@ import math
 import os
 import platform
 from pathlib import Path
-from typing import Any, Literal
 
 from msgspec import Struct
 
 from edged.config import HardwareOverrides
+from edged.hardware import nvml
 from edged.hardware.cgroup import Limits, read_limits
+from edged.hardware.gpu import Gpu
 
 
 class Cpu(Struct, frozen=True):
@@ -40,18 +39,6 @@ class Memory(Struct, frozen=True):
     total_bytes: int
     limit_bytes: int
     available_bytes: int
-
-
-class Gpu(Struct, frozen=True):
-    """One GPU, as its driver describes it; sizes in bytes."""
-
-    index: int
-    name: str
-    memory_bytes: int
-    free_bytes: int
-    compute_capability: tuple[int, int] | None = None
-    driver: str | None = None
-    via: Literal["nvml", "vulkan"] = "nvml"
 
 
 class Engines(Struct, frozen=True):
@@ -167,74 +154,21 @@ def _memory(root: Path, limits: Limits, notes: list[str]) -> Memory:
 
 _PCI_DISPLAY = "0x03"
 _PCI_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
-_NVML_LIBRARY = "libnvidia-ml.so.1"
 
 
 def _gpus(root: Path, overrides: HardwareOverrides, notes: list[str]) -> tuple[Gpu, ...]:
     if overrides.gpus == "none":
         notes.append('GPUs are not looked at: hardware.gpus = "none"')
         return ()
-    nvml = _load_nvml()
-    found = _nvml_gpus(nvml, notes) if nvml else ()
+    library = nvml.load()
+    found = nvml.gpus(library, notes) if library else ()
     if not found:
-        notes.extend(_idle_gpus(root, nvml_is_there=nvml is not None))
+        notes.extend(_idle_gpus(root, nvml_is_there=library is not None))
     if overrides.gpus == "auto":
         return found
     absent = set(overrides.gpus) - {gpu.index for gpu in found}
     notes += [f"GPU {n} of hardware.gpus does not exist or cannot be used" for n in sorted(absent)]
     return tuple(gpu for gpu in found if gpu.index in overrides.gpus)
-
-
-def _load_nvml() -> Any:
-    """Return pynvml if the driver's library is there, else None."""
-    try:
-        ctypes.CDLL(_NVML_LIBRARY)
-    except OSError:
-        return None
-    return importlib.import_module("pynvml")
-
-
-def _nvml_gpus(nvml: Any, notes: list[str]) -> tuple[Gpu, ...]:
-    """Ask NVML (the module `pynvml`, or one like it); whatever it cannot say becomes a note."""
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        # driver not loaded, library and kernel module of different versions, no permission …
-        notes.append(f"NVML does not start: {error}; `nvidia-smi` says more")
-        return ()
-    try:
-        driver = _string(nvml.nvmlSystemGetDriverVersion())
-        gpus = [_nvml_gpu(nvml, n, driver, notes) for n in range(nvml.nvmlDeviceGetCount())]
-    except nvml.NVMLError as error:
-        notes.append(f"NVML does not list the GPUs: {error}")
-        return ()
-    finally:
-        with contextlib.suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()
-    return tuple(gpu for gpu in gpus if gpu is not None)
-
-
-def _nvml_gpu(nvml: Any, index: int, driver: str, notes: list[str]) -> Gpu | None:
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = _string(nvml.nvmlDeviceGetName(handle))
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    except nvml.NVMLError as error:  # fell off the bus, unified memory …
-        notes.append(f"GPU {index} cannot be used: {error}")
-        return None
-    with contextlib.suppress(nvml.NVMLError):  # most GPUs know no MIG and say so
-        if nvml.nvmlDeviceGetMigMode(handle)[0]:
-            notes.append(f"GPU {index} ({name}) is split by MIG; only whole GPUs are used")
-            return None
-    return Gpu(
-        index=index,
-        name=name,
-        memory_bytes=int(memory.total),
-        free_bytes=int(memory.free),
-        compute_capability=(int(capability[0]), int(capability[1])),
-        driver=driver,
-    )
 
 
 def _idle_gpus(root: Path, *, nvml_is_there: bool) -> list[str]:
@@ -245,17 +179,13 @@ def _idle_gpus(root: Path, *, nvml_is_there: bool) -> list[str]:
         if not vendor or not _text(device / "class").startswith(_PCI_DISPLAY):
             continue
         if vendor == "NVIDIA" and not nvml_is_there:
-            why = f"its driver is not installed ({_NVML_LIBRARY} is missing)"
+            why = f"its driver is not installed ({nvml.LIBRARY} is missing)"
         elif vendor == "NVIDIA":
             why = "its driver does not answer"
         else:
             why = "no engine of this version computes on it"
         notes.append(f"the {vendor} GPU at {device.name} is not used: {why}")
     return notes
-
-
-def _string(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 # ── engines ──

@@ -21,7 +21,7 @@ from edged.plan.adapters import AdapterChoice, AdapterPlan
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
 from edged.plan.model import ModelFile, ModelPlan, budget_bytes
 from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
-from edged.store import folders, parts
+from edged.store import folders, lock, parts
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.projector import read_projector
 from edged.store.source import is_offline, projector_beside, resolve
@@ -49,6 +49,7 @@ class Choice:
         self._offline = is_offline(config.store)
         self._prefixes_bytes = config.server.prefix_cache_max_bytes
         self._reasons: list[str] = []
+        self._digests: dict[str, str] = {}
 
     def plan(self) -> ModelPlan:
         """Return the first engine that can, or a refusal with all reasons."""
@@ -91,7 +92,10 @@ class Choice:
                 "llama-cpp-python is not installed: pip install 'llama-cpp-python>=0.3.36,<0.4'"
             )
         if self._model.require == "gpu":
-            raise _RefusedError('require = "gpu", and this version runs llama.cpp on the CPU only')
+            why = "this version runs llama.cpp on the CPU only"
+            if not self._hardware.gpus:
+                why = "there is no GPU that can be used (`edged doctor` says what it sees)"
+            raise _RefusedError(f'require = "gpu", and {why}')
         if missing := self._missing(gguf):
             names = ", ".join(map(str, missing))
             return ModelPlan(
@@ -143,6 +147,7 @@ class Choice:
                 chat_template=header.chat_template,
                 architecture=header.architecture,
             ),
+            digests=self._digests,
         )
 
     def _missing(self, gguf: Source) -> tuple[Source, ...]:
@@ -170,6 +175,8 @@ class Choice:
             raise _RefusedError(error.message) from None
         try:
             header = read(path)
+            if (digest := parts.digest(path, lock.files(self._store))) is not None:
+                self._digests[str(path)] = digest
             return path, parts.identity(path), header
         except StoreError as error:
             raise _RefusedError(f"{path} {error.message}") from None

@@ -43,6 +43,7 @@ class ModelPlan(Struct, frozen=True):
     adapters: tuple[AdapterPlan, ...] = ()  # in the order of the file; empty when refused
     missing: tuple[Source, ...] = ()  # to be fetched: its own files, or those of adapters
     file: ModelFile | None = None  # what it is made of, once it is there
+    digests: dict[str, str] = {}  # by path: SHA-256 of those of its files whose lock knows it
 
     @property
     def is_fetching(self) -> bool:

@@ -214,7 +214,7 @@ def read_any(path: Path) -> GgufHeader:
     return _read_header(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=4096)  # all files of a box: one that is pushed out is read each time
 def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeader:
     with Path(path).open("rb", buffering=0) as file:
         return _parse(Reader(file, size), None)

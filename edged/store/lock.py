@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +95,20 @@ def read(store: Path) -> Lock:
     if found.version != _VERSION:
         raise StoreError(f"{path} was written by another edged: version {found.version}")
     return found
+
+
+def files(store: Path) -> dict[str, LockedFile]:
+    """Return every file of the lock by its whole path; none where the lock cannot be read."""
+    try:
+        status = (store / NAME).stat()
+        return _files(store, status.st_mtime_ns, status.st_size, status.st_ino)
+    except (OSError, StoreError):
+        return {}
+
+
+@functools.lru_cache(maxsize=1)
+def _files(store: Path, _mtime_ns: int, _size: int, _inode: int) -> dict[str, LockedFile]:
+    return {str(store / file.path): file for entry in read(store).sources for file in entry.files}
 
 
 def change(store: Path, edit: Callable[[Lock], Lock]) -> Lock:

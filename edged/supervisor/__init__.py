@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from edged import errors
 from edged.log import get_logger
@@ -38,13 +38,14 @@ class Supervisor:
         ledger: Ledger | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
+        self.on_failed_launch: Callable[[], None] = lambda: None  # whoever wants to know
         self._worker_argv = worker_argv
         self._limits = limits
         self._memory = Memory(self.ledger, limits)
         self._keepers: dict[str, Keeper] = {}
         self._leaving: set[Keeper] = set()  # removed models whose worker still drains
         self._tasks: dict[asyncio.Task[None], Keeper] = {}
-        self._round: asyncio.Task[None] | None = None
+        self._rounds: tuple[asyncio.Task[None], ...] = ()
         self._moved = asyncio.Event()
 
     async def apply(self, plan: Plan, diff: Diff) -> None:
@@ -54,6 +55,7 @@ class Supervisor:
         """
         self._memory.budget_bytes = plan.budget_bytes
         self._memory.build = plan.hardware.engines.llamacpp
+        self._memory.has_gpus = any(gpu.via == "nvml" for gpu in plan.hardware.gpus)
         for name in diff.removed:
             keeper = self._keepers.pop(name)
             self._leaving.add(keeper)
@@ -66,8 +68,11 @@ class Supervisor:
             else:
                 self._keepers[name] = self._add(model_plan)
         self._keepers = {name: self._keepers[name] for name in plan.models}  # the file's order
-        if self._round is None:
-            self._round = asyncio.create_task(self._look_after(), name="supervisor's round")
+        if not self._rounds:
+            self._rounds = (
+                asyncio.create_task(self._look_after(), name="supervisor's round"),
+                asyncio.create_task(self._hold(), name="supervisor's watch over memory"),
+            )
 
     def generate(self, model: str, request: Request) -> AsyncGenerator[Event, None]:
         """Yield the events of one generation: `Started`, `Delta`s, one `Finish` or `Failed`.
@@ -135,8 +140,8 @@ class Supervisor:
                 log.error("supervisor.straggler", model=self._tasks[task].name)
                 self._tasks[task].kill()
                 task.cancel()
-        if self._round is not None:
-            self._round.cancel()
+        for each in self._rounds:
+            each.cancel()
         await self.ledger.save()
 
     def kill(self) -> None:
@@ -153,11 +158,15 @@ class Supervisor:
             limits=self._limits,
             memory=self._memory,
             on_state=self._on_state,
+            on_failed_launch=self._tell_failed_launch,
         )
         task = asyncio.create_task(keeper.run(), name=f"keeper {keeper.name}")
         self._tasks[task] = keeper
         task.add_done_callback(self._done)
         return keeper
+
+    def _tell_failed_launch(self) -> None:
+        self.on_failed_launch()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         keeper = self._tasks.pop(task)
@@ -177,7 +186,7 @@ class Supervisor:
     # ── the round ──
 
     async def _look_after(self) -> None:
-        """Look at every worker again and again: memory each second, the rest more rarely."""
+        """Look at every worker again and again: each second, and more rarely where it costs."""
         measure_at = save_at = time.monotonic()
         while True:
             await asyncio.sleep(self._limits.round_s)
@@ -194,6 +203,16 @@ class Supervisor:
                     await self.ledger.save()
             except Exception:
                 # Our own fault must not end the round: without it nobody looks after the memory.
+                log.exception("supervisor.fault")
+
+    async def _hold(self) -> None:
+        """Keep all workers together within the memory of the box: it may be gone in a second."""
+        while True:
+            limits = self._limits
+            await asyncio.sleep(limits.watch_s if self._memory.may_move else limits.round_s)
+            try:
+                await self._memory.hold()
+            except Exception:
                 log.exception("supervisor.fault")
 
     async def _measure(self) -> None:

@@ -6,6 +6,7 @@ daemon's loop.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -24,7 +25,7 @@ from edged.supervisor.worker_process import WorkerProcess
 
 log = get_logger()
 
-_TOLERATED = 1.01  # of the budget; a page more is nobody's fault
+_BEARABLE = 1.01  # of the budget; a page more is nobody's fault
 
 
 class Holder(Protocol):
@@ -57,6 +58,7 @@ class Lease(Struct, eq=False):
     load_s: float = 0.0
     ready_at: float = 0.0
     peak_bytes: int = 0  # PSS and swap
+    vram_bytes: int = 0  # at most
 
     @property
     def bytes(self) -> int:
@@ -70,12 +72,13 @@ class Lease(Struct, eq=False):
 
 
 class Memory:
-    """All leases and claims. `budget_bytes` and `build` are those of the plan in force."""
+    """All leases and claims. `budget_bytes`, `build`, `has_gpus`: of the plan in force."""
 
     def __init__(self, ledger: Ledger, limits: Limits) -> None:
         self.ledger = ledger
         self.budget_bytes = 0
         self.build: str | None = None
+        self.has_gpus = False
         self.leases: set[Lease] = set()
         self._limits = limits
         self._claims: dict[Holder, Claim] = {}
@@ -143,28 +146,53 @@ class Memory:
         self.leases.discard(lease)
 
     def tend(self, now: float) -> None:
-        """Let idle models leave when others grew, and end a worker that the box cannot bear."""
-        residents = self._residents()
-        leaving = memory.over_budget(residents, self.budget_bytes, now)
+        """Let idle models leave when others grew."""
+        leaving = memory.over_budget(self._residents(), self.budget_bytes, now)
         for each in self._active():
             if each.name in leaving and not each.is_busy:
                 log.warning("model.evict", model=each.name, reason="others grew")
                 each.evict()
-        if leaving or any(each.leaving for each in residents):
+
+    @property
+    def may_move(self) -> bool:
+        """True while a worker loads or has requests: an idle one takes no more than it has."""
+        return any(
+            lease.worker is not None
+            and lease.worker.alive
+            and (lease.worker.open > 0 or lease.worker.ready is None)
+            for lease in self.leases
+        )
+
+    async def hold(self) -> None:
+        """End the worker that outgrew its lease when all together take more than the box can bear.
+
+        At once, and whoever else is about to leave: one that grows is faster than those. A page
+        that several share counts once, which takes longer to find out and is done only when needed.
+        """
+        bearable = int(_BEARABLE * self.budget_bytes)
+        if sum(lease.taken_bytes for lease in self.leases) <= bearable:
             return
-        if sum(lease.taken_bytes for lease in self.leases) <= _TOLERATED * self.budget_bytes:
+        held = [lease for lease in self.leases if lease.worker is not None]
+        if any(lease.worker.is_condemned for lease in held if lease.worker):
+            return  # its memory comes back in a moment
+        exact = await asyncio.gather(
+            *(lease.worker.proportional_bytes() for lease in held if lease.worker)
+        )
+        if sum(exact) <= bearable:
             return
-        grown = [lease for lease in self.leases if lease.taken_bytes > lease.reserved_bytes]
-        fattest = max(grown, key=lambda each: each.taken_bytes - each.reserved_bytes, default=None)
-        if fattest is not None and fattest.worker is not None:
-            had, has = format_bytes(fattest.reserved_bytes), format_bytes(fattest.taken_bytes)
-            fattest.worker.give_up(
-                f"it grew to {has} where {had} were reserved, and all models together may take "
-                f"{format_bytes(self.budget_bytes)}"
-            )
+        lease, taken = max(
+            zip(held, exact, strict=True), key=lambda each: each[1] - each[0].reserved_bytes
+        )
+        if taken <= lease.reserved_bytes or lease.worker is None:
+            return
+        had, has = format_bytes(lease.reserved_bytes), format_bytes(taken)
+        lease.worker.give_up(
+            f"it grew to {has} where {had} were reserved, and all models together may take "
+            f"{format_bytes(self.budget_bytes)}"
+        )
 
     def _lease(self, holder: Holder, plan: ModelPlan, wanted: int) -> Lease:
-        load_s = self.ledger.load_s(plan.launch, self.build) if plan.launch else 0.0
+        load_s = self.ledger.load_s(plan, self.build)
         lease = Lease(holder, wanted, load_s=load_s, ready_at=time.monotonic())
         self.leases.add(lease)
         return lease

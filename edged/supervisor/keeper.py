@@ -41,9 +41,11 @@ class Keeper(Wishes):
         limits: Limits,
         memory: Memory,
         on_state: Callable[[], None],
+        on_failed_launch: Callable[[], None],
     ) -> None:
         super().__init__(plan, limits=limits, memory=memory, on_state=on_state)
         self._worker_argv = worker_argv
+        self._on_failed_launch = on_failed_launch
         self._backoff = Backoff(limits)
         self._steps, self._taught_by = Steps(), plan.launch
 
@@ -119,6 +121,7 @@ class Keeper(Wishes):
             steps=self._steps_of(plan),
             on_change=self._changed.set,
             on_death=self.entrance.died,
+            on_failed_launch=self._on_failed_launch,
         )
 
     def _steps_of(self, plan: ModelPlan) -> Steps:

@@ -18,7 +18,6 @@ from msgspec.structs import replace
 from edged import atomic
 from edged.log import get_logger
 from edged.plan import ModelPlan
-from edged.protocol import Launch
 
 log = get_logger()
 
@@ -36,6 +35,8 @@ class Entry(Struct, frozen=True):
     requests: int  # that its workers have answered
     load_s: float
     seen_at: float  # seconds since the epoch; only for forgetting
+    vram_bytes: int = 0  # at most, of all GPUs, as NVML says
+    buffers: dict[str, int] = {}  # what the engine says that it allocated for what, in bytes
 
 
 class _File(Struct):
@@ -55,36 +56,41 @@ class Ledger:
     def wanted_bytes(self, plan: ModelPlan, build: str | None) -> int:
         """Return what a worker of this plan will take: as measured, else as estimated."""
         estimate = plan.memory.total_bytes if plan.memory else 0
-        entry = self._entries.get(_key(plan.launch, build)) if plan.launch else None
+        entry = self._entries.get(_key(plan, build))
         if entry is None:
             return estimate
         measured = int(entry.peak_bytes * (1 + _SPARE))
         return measured if entry.requests >= _TRUSTED else max(measured, estimate)
 
-    def load_s(self, launch: Launch, build: str | None) -> float:
+    def load_s(self, plan: ModelPlan, build: str | None) -> float:
         """Return what the last load of this launch took, 0 if there was none."""
-        entry = self._entries.get(_key(launch, build))
+        entry = self._entries.get(_key(plan, build))
         return entry.load_s if entry else 0.0
 
     def record(
         self,
-        launch: Launch,
+        plan: ModelPlan,
         build: str | None,
         *,
         peak_bytes: int,
         requests: int = 0,
         load_s: float | None = None,
+        vram_bytes: int = 0,
+        buffers: dict[str, int] | None = None,
     ) -> None:
         """Note a measurement; `requests` since the last one."""
-        key = _key(launch, build)
-        old = self._entries.get(key, Entry(launch.model, 0, 0, 0.0, 0.0))
+        key = _key(plan, build)
+        name = plan.model.name
+        old = self._entries.get(key, Entry(name, 0, 0, 0.0, 0.0))
         self._entries[key] = replace(
             old,
-            model=launch.model,
+            model=name,
             peak_bytes=max(old.peak_bytes, peak_bytes),
             requests=old.requests + requests,
             load_s=old.load_s if load_s is None else load_s,
             seen_at=time.time(),
+            vram_bytes=max(old.vram_bytes, vram_bytes),
+            buffers=buffers or old.buffers,
         )
         self._dirty = True
 
@@ -119,12 +125,34 @@ class Ledger:
         return found.launches if found.version == _VERSION else {}
 
 
-def _key(launch: Launch, build: str | None) -> str:
-    """Return what decides how much memory a worker takes: the whole launch but its name."""
-    plain = replace(launch, model="", output_format="")
-    if plain.llamacpp is not None:
-        plain = replace(plain, llamacpp=replace(plain.llamacpp, prefix_cache=None))
+def _key(plan: ModelPlan, build: str | None) -> str:
+    """Return what decides how much memory a worker takes: the whole launch but its name.
+
+    A file whose digest is known is that file wherever it lies and however new it is.
+    """
+    launch = plan.launch
+    if launch is None:
+        return ""
+    path, file_id = _file(plan, launch.path, launch.file_id)
+    plain = replace(launch, model="", output_format="", path=path, file_id=file_id)
+    if (own := launch.llamacpp) is not None:
+        mmproj, mmproj_id = _file(plan, own.mmproj or "", own.mmproj_id)
+        draft, draft_id = _file(plan, own.draft or "", own.draft_id)
+        own = replace(
+            own,
+            prefix_cache=None,
+            mmproj=mmproj,
+            mmproj_id=mmproj_id,
+            draft=draft,
+            draft_id=draft_id,
+        )
+        plain = replace(plain, llamacpp=own)
     return hashlib.sha256(msgspec.json.encode((plain, build))).hexdigest()[:32]
+
+
+def _file(plan: ModelPlan, path: str, file_id: str) -> tuple[str, str]:
+    digest = plan.digests.get(path)
+    return ("", digest) if digest else (path, file_id)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from edged import errors
+from edged.hardware import nvml
 from edged.plan import ModelPlan
 from edged.protocol import Launch
 from edged.supervisor.claims import Lease, Memory
 from edged.supervisor.lifecycle import Limits, Steps
-from edged.supervisor.proof import prove
-from edged.supervisor.worker_process import WorkerProcess
+from edged.supervisor.proof import ProofError, prove
+from edged.supervisor.worker_process import BadModelError, WorkerProcess
 
 
 class Tenure:
@@ -33,6 +34,7 @@ class Tenure:
         steps: Steps,
         on_change: Callable[[], None],
         on_death: Callable[[WorkerProcess], None],
+        on_failed_launch: Callable[[], None],
     ) -> None:
         assert plan.launch is not None
         self.plan = plan
@@ -53,6 +55,7 @@ class Tenure:
         lease.worker = self.worker
         self._memory = memory
         self._limits = limits
+        self._on_failed_launch = on_failed_launch
         self._recorded = False
         self._coming: asyncio.Task[None] | None = None
 
@@ -67,11 +70,16 @@ class Tenure:
 
         Raises BadModelError, WorkerCrashed, ProofError.
         """
-        ready = await self.worker.start()
-        self.load_s = self.lease.load_s = ready.load_s
-        if proof:
-            model = self.plan.model
-            await prove(self.worker, probe=model.probe, limit_s=self._limits.proof_s)
+        try:
+            ready = await self.worker.start()
+            self.load_s = self.lease.load_s = ready.load_s
+            if proof:
+                model = self.plan.model
+                await prove(self.worker, probe=model.probe, limit_s=self._limits.proof_s)
+        except (BadModelError, errors.WorkerCrashed, ProofError):
+            if not (self.worker.exit and self.worker.exit.asked):
+                self._on_failed_launch()
+            raise
         self.lease.ready_at = time.monotonic()
         await self.measure()
 
@@ -100,7 +108,11 @@ class Tenure:
 
     async def measure(self) -> None:
         """Look how much memory it takes, and keep the most."""
-        self.lease.peak_bytes = max(self.lease.peak_bytes, await self.worker.proportional_bytes())
+        lease, pid = self.lease, self.worker.pid
+        lease.peak_bytes = max(lease.peak_bytes, await self.worker.proportional_bytes())
+        if self._memory.has_gpus and pid is not None:
+            taken = await asyncio.to_thread(nvml.used_bytes, pid)
+            lease.vram_bytes = max(lease.vram_bytes, taken)
 
     async def end(self, why: str) -> None:
         """Stop the worker and free its memory; what it measured goes into the ledger."""
@@ -128,11 +140,15 @@ class Tenure:
     def _record(self) -> None:
         if self._recorded or self.worker.ready is None or not self.lease.peak_bytes:
             return
+        if self.worker.is_condemned:  # else a balloon's size would keep its model out for ever
+            return
         self._recorded = True
         self._memory.ledger.record(
-            self.launch,
+            self.plan,
             self._memory.build,
             peak_bytes=self.lease.peak_bytes,
             requests=self.worker.answered,
             load_s=self.load_s,
+            vram_bytes=self.lease.vram_bytes,
+            buffers=self.worker.ready.buffers,
         )

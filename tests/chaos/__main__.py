@@ -32,7 +32,12 @@ def main() -> int:
             record = runner.run(chaos.run())
         log = Path(folder, "log").read_text()
     title = f"{asked.seconds:.0f} s, seed {asked.seed}, {time.strftime('%Y-%m-%d', time.gmtime())}"
-    text = record.report(f"{title}; the daemon grew by {chaos.grown_bytes / 2**20:.1f} MiB.")
+    if chaos.grown_bytes is not None:
+        title += (
+            f"; from the first round of all faults to the end the daemon grew by "
+            f"{chaos.grown_bytes / 2**20:.1f} MiB"
+        )
+    text = record.report(f"{title}.")
     print(text)
     if asked.report:
         page = asked.report.read_text()

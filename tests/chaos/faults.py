@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.daemon.appliance import AnswerError, Appliance
 
-HALT = "hang, the loop alive"
+BALLOON = "memory balloon"
 FAT_MB = 45  # what each fake worker takes beside Python
 
 
@@ -33,10 +33,9 @@ class Faults:
             "kill -9": (self._kill, 5),
             "crash in the engine": (self._crash, 5),
             "worker stopped (SIGSTOP)": (self._stop, 30),
-            # the fake worker's loop works enough to count as computing: it gets a minute
-            HALT: (self._halt, 75),
+            "hang, the loop alive": (self._halt, 30),
             "hang, nothing alive": (self._freeze, 30),
-            "memory balloon": (self._balloon, 10),
+            BALLOON: (self._balloon, 10),
             "good edit": (self._good_edit, 5),
             "good edit in place": (self._edit_in_place, 5),
             "edit to a slow load": (self._slow_edit, 8),

@@ -1,18 +1,49 @@
 """`edged serve` with the fake worker instead of the real one, and with short waits.
 
 python serve.py CONFIG FINISH_S [real]
+
+What a test cannot do to a real box it plays through the environment: EDGED_TEST_GPUS is a file with
+the names of GPUs, a line each, EDGED_TEST_SLEPT one with the seconds that the box has slept, and
+EDGED_TEST_WALL a number of days by which the wall clock jumps to and fro at each look.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 from edged import daemon, log
+from edged.daemon import surroundings
+from edged.hardware import nvml
 from edged.supervisor.worker_process import WORKER_ARGV
 from tests.daemon.support import FAKE_WORKER, LIMITS
+from tests.nvml import GIB, Nvml
+
+
+def play() -> None:
+    if gpus := os.environ.get("EDGED_TEST_GPUS"):
+        nvml.load = lambda: driver(Path(gpus).read_text().splitlines())
+    if slept := os.environ.get("EDGED_TEST_SLEPT"):
+        surroundings.sleep_s = lambda: float(Path(slept).read_text())
+    if days := os.environ.get("EDGED_TEST_WALL"):
+        wall, jumps = time.time, itertools.cycle((1, -1))
+        time.time = lambda: wall() + next(jumps) * float(days) * 86_400
+
+
+def driver(gpus: list[str]) -> Nvml:
+    """Return one that says of each worker that it takes a GiB of each GPU."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    used = [SimpleNamespace(pid=int(pid), usedGpuMemory=GIB) for pid in children]
+    return Nvml(gpus, running=dict.fromkeys(gpus, used))
+
 
 if __name__ == "__main__":
     log.configure()
+    play()
     path, finish_s, *real = sys.argv[1:]
     worker_argv = WORKER_ARGV if real else FAKE_WORKER
     sys.exit(daemon.run(path, worker_argv=worker_argv, limits=LIMITS, finish_s=float(finish_s)))

@@ -226,6 +226,18 @@ class appliance_beside:  # noqa: N801 - a context manager that reads as a functi
         await self.server.wait_closed()
 
 
+async def test_reload_of_200_models_is_decided_quickly(tmp_path: Path) -> None:
+    names = [f"m{n}" for n in range(200)]
+    async with appliance(tmp_path, *names) as box:
+        seconds = []
+        for n in range(5):
+            box.write(*names[:-1], f"m199 context = {32 + n}")
+            applied = (await box.order("reload")).json()
+            seconds.append(applied["seconds"])
+        print(f"decided in {sorted(seconds)} s")
+        assert min(seconds) < 10  # 0.2 is aimed at; this one may run on any box
+
+
 async def test_200_edits_under_load_fail_no_request_to_an_unchanged_model(tmp_path: Path) -> None:
     async with appliance(tmp_path, "a", "b") as box:
         pid = await box.ask("a", "pid")

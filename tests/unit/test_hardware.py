@@ -8,7 +8,8 @@ import pytest
 
 from edged import hardware
 from edged.config import HardwareOverrides
-from edged.hardware import Gpu, detect
+from edged.hardware import Gpu, detect, nvml
+from tests.nvml import Nvml
 from tests.unit.test_cgroup import unified, write
 
 GIB = 1 << 30
@@ -40,7 +41,7 @@ def affinity(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_NVML_LIBRARY", "libno-such-library.so.1")
+    monkeypatch.setattr(nvml, "LIBRARY", "libno-such-library.so.1")
 
 
 # ── CPU ──
@@ -130,53 +131,8 @@ def test_limit_above_the_ram_is_none(tmp_path: Path) -> None:
 # ── GPUs ──
 
 
-class NvmlError(Exception):
-    pass
-
-
-class Nvml:
-    """The functions of pynvml that detection calls, played for boxes that we do not have."""
-
-    NVMLError = NvmlError
-
-    def __init__(self, devices: list[Any], start: str = "", mig: bool = False) -> None:
-        self.devices, self.start, self.mig, self.closed = devices, start, mig, False
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if self.start:
-            raise NvmlError(self.start)
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.closed = True
-
-    def nvmlSystemGetDriverVersion(self) -> bytes:  # noqa: N802
-        return b"550.54.14"
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.devices)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:  # noqa: N802
-        return self.devices[index]
-
-    def nvmlDeviceGetName(self, handle: Any) -> str:  # noqa: N802
-        return str(handle)
-
-    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:  # noqa: N802
-        if handle == "lost":
-            raise NvmlError("GPU is lost")
-        return SimpleNamespace(total=24 * GIB, free=20 * GIB)
-
-    def nvmlDeviceGetCudaComputeCapability(self, _handle: Any) -> tuple[int, int]:  # noqa: N802
-        return (8, 6)
-
-    def nvmlDeviceGetMigMode(self, _handle: Any) -> list[int]:  # noqa: N802
-        if not self.mig:
-            raise NvmlError("Not Supported")
-        return [1, 1]
-
-
-def with_nvml(monkeypatch: pytest.MonkeyPatch, nvml: Nvml) -> None:
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: nvml)
+def with_nvml(monkeypatch: pytest.MonkeyPatch, driver: Nvml) -> None:
+    monkeypatch.setattr(nvml, "load", lambda: driver)
 
 
 def gpu(index: int, name: str) -> Gpu:
@@ -184,12 +140,30 @@ def gpu(index: int, name: str) -> Gpu:
 
 
 def test_nvml_gpus_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = Nvml(["RTX A", "lost", "RTX B"])
-    with_nvml(monkeypatch, nvml)
+    driver = Nvml(["RTX A", "lost", "RTX B"])
+    with_nvml(monkeypatch, driver)
     found = detect(root=box(tmp_path))
     assert found.gpus == (gpu(0, "RTX A"), gpu(2, "RTX B"))
     assert "GPU 1 cannot be used: GPU is lost" in found.notes
-    assert nvml.closed
+    assert driver.closed
+
+
+def test_memory_of_a_process_is_added_up_over_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = {
+        "A": [SimpleNamespace(pid=7, usedGpuMemory=3 * GIB)],
+        "B": [
+            SimpleNamespace(pid=7, usedGpuMemory=GIB),
+            SimpleNamespace(pid=8, usedGpuMemory=9 * GIB),
+            SimpleNamespace(pid=7, usedGpuMemory=None),
+        ],
+    }
+    driver = Nvml(["A", "lost", "B"], running=running)
+    with_nvml(monkeypatch, driver)
+    assert nvml.used_bytes(7) == 4 * GIB
+    assert nvml.used_bytes(9) == 0
+    assert driver.closed
+    with_nvml(monkeypatch, Nvml([], start="Driver/library version mismatch"))
+    assert nvml.used_bytes(7) == 0
 
 
 def test_driver_mismatch_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,40 +26,66 @@ def launch(plan: ModelPlan) -> Launch:
 def test_estimate_serves_until_there_is_a_measurement() -> None:
     ledger = Ledger()
     assert ledger.wanted_bytes(PLAN, BUILD) == 100 * MB
-    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    ledger.record(PLAN, BUILD, peak_bytes=50 * MB, requests=100)
     assert ledger.wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
 
 
 def test_measurement_of_a_worker_that_hardly_worked_does_not_lower_the_estimate() -> None:
     ledger = Ledger()
-    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=1)
+    ledger.record(PLAN, BUILD, peak_bytes=50 * MB, requests=1)
     assert ledger.wanted_bytes(PLAN, BUILD) == 100 * MB
-    ledger.record(launch(PLAN), BUILD, peak_bytes=150 * MB, requests=1)
+    ledger.record(PLAN, BUILD, peak_bytes=150 * MB, requests=1)
     assert ledger.wanted_bytes(PLAN, BUILD) == int(150 * MB * 1.02)
 
 
 @pytest.mark.parametrize("change", [{"context": 9}, {"parallel": 9}, {"file_id": "2"}])
 def test_another_launch_or_build_is_another_entry(change: dict[str, object]) -> None:
     ledger = Ledger()
-    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100, load_s=3.0)
+    ledger.record(PLAN, BUILD, peak_bytes=50 * MB, requests=100, load_s=3.0)
     other = replace(PLAN, launch=replace(launch(PLAN), **change))  # type: ignore[arg-type]
     assert ledger.wanted_bytes(other, BUILD) == 100 * MB
     assert ledger.wanted_bytes(PLAN, "0.3.37") == 100 * MB
-    assert ledger.load_s(launch(PLAN), BUILD) == 3.0
-    assert ledger.load_s(launch(other), BUILD) == 0.0
+    assert ledger.load_s(PLAN, BUILD) == 3.0
+    assert ledger.load_s(other, BUILD) == 0.0
 
 
 def test_same_launch_under_another_name_is_known() -> None:
     ledger = Ledger()
-    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    ledger.record(PLAN, BUILD, peak_bytes=50 * MB, requests=100)
     other = replace(PLAN, launch=replace(launch(PLAN), model="other"))
     assert ledger.wanted_bytes(other, BUILD) == int(50 * MB * 1.02)
+
+
+def test_file_with_a_digest_is_known_wherever_it_lies() -> None:
+    ledger = Ledger()
+    here, there = (with_file(f"/{n}/m.gguf", n, "d1") for n in ("one", "two"))
+    ledger.record(here, BUILD, peak_bytes=50 * MB, requests=100, load_s=3.0)
+    assert ledger.load_s(there, BUILD) == 3.0
+    assert ledger.wanted_bytes(there, BUILD) == int(50 * MB * 1.02)
+    assert ledger.load_s(with_file("/one/m.gguf", "one", "d2"), BUILD) == 0.0
+    assert ledger.load_s(with_file("/one/m.gguf", "one", None), BUILD) == 0.0
+
+
+def with_file(path: str, file_id: str, digest: str | None) -> ModelPlan:
+    launched = replace(launch(PLAN), path=path, file_id=file_id)
+    return replace(PLAN, launch=launched, digests={path: digest} if digest else {})
+
+
+async def test_what_the_engine_and_nvml_say_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    ledger = Ledger(path)
+    ledger.record(PLAN, BUILD, peak_bytes=MB, vram_bytes=7 * MB, buffers={"CPU KV": 3 * MB})
+    ledger.record(PLAN, BUILD, peak_bytes=MB, vram_bytes=5 * MB)
+    await ledger.save()
+    entry = next(iter(json.loads(path.read_text())["launches"].values()))
+    assert entry["vram_bytes"] == 7 * MB
+    assert entry["buffers"] == {"CPU KV": 3 * MB}
 
 
 async def test_ledger_outlives_the_daemon(tmp_path: Path) -> None:
     path = tmp_path / "state" / "ledger.json"
     ledger = Ledger(path)
-    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    ledger.record(PLAN, BUILD, peak_bytes=50 * MB, requests=100)
     await ledger.save()
     assert Ledger(path).wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
     assert [each.name for each in path.parent.iterdir()] == ["ledger.json"]
@@ -75,7 +102,7 @@ async def test_disk_that_does_not_take_it_is_noted_and_tried_again(tmp_path: Pat
     blocked = tmp_path / "state"
     blocked.touch()
     ledger = Ledger(blocked / "ledger.json")
-    ledger.record(launch(PLAN), BUILD, peak_bytes=50 * MB, requests=100)
+    ledger.record(PLAN, BUILD, peak_bytes=50 * MB, requests=100)
     await ledger.save()
     assert "measured memory is not kept" in str(ledger.problem)
     assert ledger.wanted_bytes(PLAN, BUILD) == int(50 * MB * 1.02)
