@@ -10,7 +10,6 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 from pathlib import Path
@@ -208,16 +207,24 @@ def read_stream(file: BinaryIO, size: int) -> GgufHeader:
     return _parse(Reader(file, size), None)
 
 
+# By path, the newest of each: a file that is written again and again leaves nothing behind.
+_headers: dict[str, tuple[tuple[int, int, int], GgufHeader]] = {}
+_MOST_HEADERS = 4096  # of some 40 KB
+
+
 def read_any(path: Path) -> GgufHeader:
     """Read the header of a GGUF file of any kind; raises as `read_header` does."""
     status = path.stat()
-    return _read_header(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@functools.lru_cache(maxsize=4096)  # all files of a box: one that is pushed out is read each time
-def _read_header(path: str, size: int, _mtime_ns: int, _inode: int) -> GgufHeader:
-    with Path(path).open("rb", buffering=0) as file:
-        return _parse(Reader(file, size), None)
+    identity = (status.st_size, status.st_mtime_ns, status.st_ino)
+    known = _headers.get(str(path))
+    if known is not None and known[0] == identity:
+        return known[1]
+    with path.open("rb", buffering=0) as file:
+        header = _parse(Reader(file, status.st_size), None)
+    if len(_headers) >= _MOST_HEADERS:
+        _headers.clear()
+    _headers[str(path)] = (identity, header)
+    return header
 
 
 def read_text(path: Path, key: str) -> str | None:

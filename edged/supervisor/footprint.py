@@ -32,6 +32,7 @@ class Usage(Struct, frozen=True):
 
 
 _FAULT_S = 0.005  # a page that comes from the disk
+_STOPPED = "Tt"
 _WAITING = "RD"  # runs or would; sleeps where only the disk can wake it
 
 
@@ -73,6 +74,14 @@ def waits(pid: int) -> Waits:
                 else:
                     others = others or is_waiting
     return Waits(first, others)
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether somebody has stopped a process (SIGSTOP, a debugger)."""
+    try:
+        return _stat(f"/proc/{pid}/stat").state in _STOPPED
+    except OSError:
+        return False
 
 
 def proportional_bytes(pid: int) -> int | None:

@@ -106,7 +106,8 @@ class WorkerProcess:
         self._last_id = 0
         self._liveness = Liveness(limits, steps)
         self._asked: str | None = None  # why we ended it, for the requests that it still held
-        self._is_hang = False
+        self._is_hang = False  # of itself
+        self._was_stopped = False  # by somebody else, when it was found hung
         self._verdict = ""  # of `give_up`
         self._load_error: str | None = None
         self._stderr = StderrTail(launch.model)
@@ -222,6 +223,9 @@ class WorkerProcess:
             while not died.is_set():
                 self.usage = footprint.read(process.pid) or self.usage
                 if not hung and (hung := self._why_hung()):
+                    if footprint.is_stopped(process.pid):
+                        self._was_stopped = True
+                        hung += "; somebody has stopped it (SIGSTOP)"
                     self._make_it_tell()
                 elif hung:
                     self._signal(signal.SIGKILL)
@@ -240,7 +244,7 @@ class WorkerProcess:
             self._connection.close()
             self._stderr.close()
             cause = self._verdict or hung or self._connection.broken
-            self._is_hang = bool(hung)
+            self._is_hang = bool(hung) and not self._was_stopped
             self._gone(returncode, cause or cause_of_death(returncode, self._stderr.last))
 
     def _why_hung(self) -> str:
@@ -271,7 +275,9 @@ class WorkerProcess:
             returncode,
             self._load_error or cause,
             asked=self._asked is not None,
-            blames_requests=blames_requests(returncode, hung=self._is_hang) and not self._verdict,
+            blames_requests=blames_requests(returncode, hung=self._is_hang)
+            and not self._verdict
+            and not self._was_stopped,
         )
         if self._asked is not None:
             code, message = errors.ShuttingDown.code, self._asked

@@ -32,11 +32,8 @@ def main() -> int:
             record = runner.run(chaos.run())
         log = Path(folder, "log").read_text()
     title = f"{asked.seconds:.0f} s, seed {asked.seed}, {time.strftime('%Y-%m-%d', time.gmtime())}"
-    if chaos.grown_bytes is not None:
-        title += (
-            f"; from the first round of all faults to the end the daemon grew by "
-            f"{chaos.grown_bytes / 2**20:.1f} MiB"
-        )
+    if chaos.sizes_mib:
+        title += f"; MiB of the daemon after each round of all faults: {chaos.sizes_mib}"
     text = record.report(f"{title}.")
     print(text)
     if asked.report:

@@ -39,7 +39,7 @@ class Faults:
             "good edit": (self._good_edit, 5),
             "good edit in place": (self._edit_in_place, 5),
             "edit to a slow load": (self._slow_edit, 8),
-            "edit to a file that is no model": (self._bad_edit, 5),
+            "edit to a file that is no model": (self._bad_edit, 10),
             "edit with an error": (self._broken_edit, 5),
             "model file truncated": (self._truncate, 5),
             "SIGHUP storm": (self._storm, 5),

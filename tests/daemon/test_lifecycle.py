@@ -245,6 +245,7 @@ async def test_hang_is_noticed_after_three_of_its_own_steps(how: str) -> None:
         assert isinstance(event, Failed)
         found = re.search(r"neither an engine step nor any work for (\d+) s", event.message)
         assert found, event.message
+        assert ("somebody has stopped it" in event.message) == (how == "stopped")
         # by the clock of the looks, which waits with the daemon where others hold the cores
         assert int(found[1]) <= worker._liveness.stuck_after_s + 2 * TICK_S
         assert await bench.ask("m", "count 1") == "0 "
@@ -283,11 +284,12 @@ async def test_innocent_beside_a_killer_is_cleared_by_its_answer() -> None:
         assert await bench.ask("m", "count 50 0.02")
 
 
-async def test_worker_killed_from_outside_blames_no_request() -> None:
-    async with running(model("m")) as bench:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_worker_killed_from_outside_blames_no_request(number: signal.Signals) -> None:
+    async with running(model("m"), limits=replace(LIMITS, silence_s=2)) as bench:
         for _ in range(3):
             stream = asyncio.create_task(bench.events("m", "count 30 0.05"))
             await until(lambda: bench.model("m").open == 1 and bench.model("m").pid)
-            os.kill(bench.model("m").pid or 0, signal.SIGKILL)
+            os.kill(bench.model("m").pid or 0, number)
             await stream
         assert len((await bench.ask("m", "count 30 0.05")).split()) == 30

@@ -55,6 +55,7 @@ def test_stopped_process_waits_for_nothing_and_does_nothing() -> None:
     with process(_SPIN) as pid:
         os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+        assert footprint.is_stopped(pid)
         assert footprint.waits(pid) == Waits(first=False, others=False)
         before = footprint.read(pid)
         after = footprint.read(pid)
@@ -75,4 +76,5 @@ def test_process_that_is_gone_is_no_error() -> None:
     with process(_REST) as pid:
         pass
     assert footprint.read(pid) is None
+    assert not footprint.is_stopped(pid)
     assert footprint.waits(pid) == Waits(first=False, others=False)
