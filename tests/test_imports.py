@@ -16,6 +16,7 @@ GROUND = {
     "edged.log",
     "edged.journal",
     "edged.atomic",
+    "edged.heap",
 }
 FACTS = GROUND | {"edged.config", "edged.hardware", "edged.status"}
 
@@ -26,6 +27,7 @@ MAY_IMPORT = {
     "edged": set(),
     "edged.errors": set(),
     "edged.atomic": set(),
+    "edged.heap": set(),
     "edged.log": {"edged.journal"},
     "edged.journal": set(),
     "edged.protocol": {"edged.errors"},

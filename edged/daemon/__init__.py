@@ -21,7 +21,7 @@ import msgspec
 import uvloop
 
 import edged
-from edged import config, plan
+from edged import config, heap, plan
 from edged.api import arrival
 from edged.api.access import Access
 from edged.api.app import create_app
@@ -73,6 +73,8 @@ def run(
     0 after a stop that was asked for, 1 when an address cannot be had, 78 when the configuration
     cannot be used; the reasons are on stderr, a line each.
     """
+    heap.use_one_arena()
+    heap.give_back_large_blocks()
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stood
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     _raise_file_limit()

@@ -33,6 +33,7 @@ class Surroundings:
         self._now: Hardware | None = None  # of the plan in force
         self._overrides = HardwareOverrides()
         self._had: Counter[str] = Counter()  # GPUs by name: the most that were seen of each
+        self._wished_for: object = None
         self._doubted = asyncio.Event()
         self._doubt_until = 0.0
 
@@ -52,6 +53,7 @@ class Surroundings:
         for name in (there - before).elements():
             log.warning("hardware.came", gpu=name)
         self._had |= there
+        self._wished_for = None
         self._now, self._overrides = now, overrides
         self.lost = tuple(f"the GPU {n} is gone" for n in sorted((self._had - there).elements()))
 
@@ -77,8 +79,11 @@ class Surroundings:
     async def _look(self) -> None:
         # In a thread: a driver that is stuck must not hold up the streams.
         found = await asyncio.to_thread(hardware.detect, self._overrides)
-        if self._now is not None and _lasting(found) != _lasting(self._now):
-            self._wish()
+        seen = _lasting(found)
+        if self._now is None or seen in (_lasting(self._now), self._wished_for):
+            return
+        self._wished_for = seen  # once: a models.toml that is refused stays so
+        self._wish()
 
 
 def sleep_s() -> float:

@@ -82,6 +82,7 @@ class Memory:
         self.leases: set[Lease] = set()
         self._limits = limits
         self._claims: dict[Holder, Claim] = {}
+        self._shared: tuple[frozenset[int | None], int] = (frozenset(), 0)  # by which processes
 
     def claim(self, holder: Holder, plan: ModelPlan) -> Lease | None:
         """Return a lease for a worker of `plan`, or None: ask again when something has moved.
@@ -170,23 +171,25 @@ class Memory:
         that several share counts once, which takes longer to find out and is done only when needed.
         """
         bearable = int(_BEARABLE * self.budget_bytes)
-        if sum(lease.taken_bytes for lease in self.leases) <= bearable:
+        held = {lease: lease.worker for lease in self.leases if lease.worker is not None}
+        resident = sum(lease.taken_bytes for lease in held)
+        if resident <= bearable or any(worker.is_condemned for worker in held.values()):
+            return  # within, or what is too much comes back in a moment
+        pids = frozenset(worker.pid for worker in held.values())
+        known_of, shared = self._shared
+        if known_of == pids and resident - shared <= bearable:
             return
-        held = [lease for lease in self.leases if lease.worker is not None]
-        if any(lease.worker.is_condemned for lease in held if lease.worker):
-            return  # its memory comes back in a moment
-        exact = await asyncio.gather(
-            *(lease.worker.proportional_bytes() for lease in held if lease.worker)
-        )
+        exact = await asyncio.gather(*(worker.proportional_bytes() for worker in held.values()))
+        self._shared = pids, max(0, resident - sum(exact))
         if sum(exact) <= bearable:
             return
         lease, taken = max(
             zip(held, exact, strict=True), key=lambda each: each[1] - each[0].reserved_bytes
         )
-        if taken <= lease.reserved_bytes or lease.worker is None:
+        if taken <= lease.reserved_bytes:
             return
         had, has = format_bytes(lease.reserved_bytes), format_bytes(taken)
-        lease.worker.give_up(
+        held[lease].give_up(
             f"it grew to {has} where {had} were reserved, and all models together may take "
             f"{format_bytes(self.budget_bytes)}"
         )

@@ -107,6 +107,7 @@ class Liveness:
         self._silent_s = 0.0
         self._stuck_s = 0.0
         self._idle_s = 0.0  # of the stuck time: without any work either
+        self._mute_s = 0.0  # while loading: neither a frame nor any work
         self._stats: Stats | None = None
         self._work: Work | None = None
 
@@ -121,6 +122,7 @@ class Liveness:
 
     def heard(self, stats: Stats | None = None) -> None:
         """Note a frame. While loading only `loading` counts: the loop alone proves nothing."""
+        self._mute_s = 0.0
         if self._loaded:
             self._silent_s = 0.0
         if stats is None:
@@ -137,8 +139,8 @@ class Liveness:
 
     @property
     def is_stuck(self) -> bool:
-        """True when nothing was heard of its engine since the last tick, and something is due."""
-        return self._stuck_s > 0
+        """True when nothing was heard of it since the last tick, and something is due."""
+        return self._stuck_s > 0 or self._mute_s > 0
 
     @property
     def stuck_after_s(self) -> float:
@@ -158,10 +160,16 @@ class Liveness:
         self._silent_s += elapsed
         counts = busy and self._loaded
         self._stuck_s = self._stuck_s + elapsed if counts else 0.0
-        idle = not self._has_worked(work, elapsed)
+        engine, loop = self._who_worked(work, elapsed)
+        # A loop that others keep from its CPU is silent, and the engine then gets no requests.
+        idle = not (engine or (loop and self._silent_s > _UNSEEN_S))
         self._idle_s = self._idle_s + elapsed if counts and idle else 0.0
+        loads = not self._loaded
+        self._mute_s = self._mute_s + elapsed if loads and not (engine or loop) else 0.0
         limits = self._limits
-        if not self._loaded:
+        if loads:
+            if self._mute_s >= limits.silence_s:
+                return f"hung: neither a word nor any work in {limits.silence_s:.0f} s of its load"
             if self._silent_s >= limits.load_silence_s:
                 return f"hung: loading made no progress for {limits.load_silence_s:.0f} s"
         elif self._idle_s >= self.stuck_after_s:
@@ -175,15 +183,16 @@ class Liveness:
             return f"hung: requests open, but no engine step for {limits.progress_s:.0f} s"
         return None
 
-    def _has_worked(self, work: Work | None, elapsed: float) -> bool:
+    def _who_worked(self, work: Work | None, elapsed: float) -> tuple[bool, bool]:
+        """Return whether the engine's threads did anything since the last tick, and the loop."""
         before, self._work = self._work, work
         if work is None or before is None:
-            return False
-        if work.engine_waits or work.engine_s - before.engine_s > _WORKING * elapsed:
-            return True
-        # A loop that others keep from its CPU is silent, and the engine then gets no requests.
-        is_silent = self._silent_s > _UNSEEN_S
-        return is_silent and (work.loop_waits or work.loop_s - before.loop_s > _WORKING * elapsed)
+            return False, False
+        least_s = _WORKING * elapsed
+        return (
+            work.engine_waits or work.engine_s - before.engine_s > least_s,
+            work.loop_waits or work.loop_s - before.loop_s > least_s,
+        )
 
 
 # ── dead of what? ──

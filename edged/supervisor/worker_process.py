@@ -318,6 +318,7 @@ class WorkerProcess:
                 self._liveness.heard(message)
                 self.stats = message
             case Loading(fraction):
+                self._liveness.heard()
                 if fraction != self.loaded_fraction:  # the same again only says that its loop lives
                     self._liveness.loading()
                 self.loaded_fraction = fraction

@@ -18,7 +18,10 @@ FAT_MB = 45  # what each fake worker takes beside Python
 
 
 class Faults:
-    """All kinds, by name. `bounds`: in how many s the model has to serve again."""
+    """All kinds, by name, each with the s in which the model has to serve again.
+
+    A slow load of 2 s and a turn among three models of which two fit are in them.
+    """
 
     def __init__(
         self, box: Appliance, dice: random.Random, state: Path, *, full_disk: bool
@@ -30,22 +33,22 @@ class Faults:
         self.how = dict.fromkeys("abc", f"fat-{FAT_MB}")
         self.settings = dict.fromkeys("abc", "")
         self.kinds: dict[str, tuple[Callable[[str], Awaitable[None]], float]] = {
-            "kill -9": (self._kill, 5),
-            "crash in the engine": (self._crash, 5),
+            "kill -9": (self._kill, 10),
+            "crash in the engine": (self._crash, 10),
             "worker stopped (SIGSTOP)": (self._stop, 30),
             "hang, the loop alive": (self._halt, 30),
             "hang, nothing alive": (self._freeze, 30),
             BALLOON: (self._balloon, 10),
-            "good edit": (self._good_edit, 5),
-            "good edit in place": (self._edit_in_place, 5),
-            "edit to a slow load": (self._slow_edit, 8),
+            "good edit": (self._good_edit, 10),
+            "good edit in place": (self._edit_in_place, 10),
+            "edit to a slow load": (self._slow_edit, 10),
             "edit to a file that is no model": (self._bad_edit, 10),
-            "edit with an error": (self._broken_edit, 5),
-            "model file truncated": (self._truncate, 5),
-            "SIGHUP storm": (self._storm, 5),
+            "edit with an error": (self._broken_edit, 10),
+            "model file truncated": (self._truncate, 10),
+            "SIGHUP storm": (self._storm, 10),
         }
         if full_disk:
-            self.kinds["disk full"] = (self._full_disk, 5)
+            self.kinds["disk full"] = (self._full_disk, 10)
 
     def write(self) -> None:
         """Save models.toml as it should be now."""

@@ -251,6 +251,15 @@ async def test_hang_is_noticed_after_three_of_its_own_steps(how: str) -> None:
         assert await bench.ask("m", "count 1") == "0 "
 
 
+async def test_worker_that_was_stopped_in_its_load_is_noticed() -> None:
+    async with running(model("m", "slow-3"), limits=replace(LIMITS, silence_s=2)) as bench:
+        asking = asyncio.create_task(bench.ask("m", "count 1"))
+        await until(lambda: bench.model("m").state == "starting" and bench.model("m").progress)
+        os.kill(bench.model("m").pid or 0, signal.SIGSTOP)
+        assert await asking == "0 "
+        assert bench.model("m").restarts == 1
+
+
 async def test_engine_that_computes_without_a_step_is_left_alone() -> None:
     limits = replace(LIMITS, stuck_s=1, silence_s=5)
     async with running(model("m"), limits=limits) as bench:

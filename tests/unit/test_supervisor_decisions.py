@@ -187,6 +187,7 @@ def test_time_without_requests_does_not_count_as_stuck() -> None:
 def test_load_is_hung_only_without_progress() -> None:
     liveness = Liveness(LIMITS)
     for second in range(1000):
+        liveness.heard()
         if second % 200 == 0:
             liveness.loading()
         assert liveness.tick(second, busy=False) is None
@@ -196,6 +197,32 @@ def test_load_is_hung_only_without_progress() -> None:
         silent.heard(stats(second))  # its loop lives, its load does not
         verdict = verdict or silent.tick(second, busy=True)
     assert "loading made no progress for 300 s" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda second: Work(0.0, second * 0.5),  # still in its imports
+        lambda second: Work(second * 0.5, 0.0),
+        lambda _: Work(0.0, 0.0, loop_waits=True),
+        lambda _: Work(0.0, 0.0, engine_waits=True),
+    ],
+)
+def test_load_that_works_may_be_silent_for_long(work: Callable[[int], Work]) -> None:
+    liveness = Liveness(LIMITS)
+    assert all(
+        liveness.tick(second, busy=False, work=work(second)) is None for second in range(290)
+    )
+
+
+def test_load_that_neither_speaks_nor_works_is_hung_soon() -> None:
+    liveness = Liveness(LIMITS)
+    for second in range(100):
+        liveness.heard()  # its loop says that it lives, whatever the load does
+        assert liveness.tick(second, busy=False, work=Work(0.0, 0.0)) is None
+    verdicts = [liveness.tick(100 + n, busy=True, work=Work(0.0, 0.0)) for n in range(17)]
+    assert verdicts[:12] == [None] * 12
+    assert "neither a word nor any work in 15 s of its load" in str(verdicts[16])
 
 
 def test_daemon_that_was_stopped_itself_blames_nobody() -> None:
