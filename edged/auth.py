@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from edged.config import Server
+from edged.config import Listen, Server
 from edged.config.values import BadValueError, boolean, many, network, suggestion, text, whole
 from edged.errors import ConfigError
 
@@ -110,10 +110,22 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_reach(server: Server, keyring: Keyring, path: Path) -> None:
-    """Raise ConfigError where other boxes could come in and would need keys, and there are none."""
-    beyond = next((each for each in server.addresses if not each.loopback), None)
-    if beyond is not None and server.auth != "none" and not keyring.keys:
+def check_reach(server: Server, keyring: Keyring, path: Path, held: Iterable[Listen] = ()) -> None:
+    """Raise ConfigError where other boxes could come in and would need keys, and there are none.
+
+    `held` are the addresses of sockets that systemd has opened for the daemon.
+    """
+    if server.auth == "none" or keyring.keys:
+        return
+    if (beyond := next((each for each in held if not each.loopback), None)) is not None:
+        raise ConfigError(
+            f"{path}: there are no API keys, and systemd holds {beyond} for edged, which is beyond "
+            "loopback: make one with `sudo edged key add NAME`, then `sudo systemctl restart "
+            "edged.socket edged`; or let the socket listen on 127.0.0.1 alone (`sudo systemctl "
+            "edit edged.socket`: an empty ListenStream=, then ListenStream=127.0.0.1:8000); or say "
+            'auth = "none" in [server] if everybody in `allow` may use this box'
+        )
+    if (beyond := next((each for each in server.addresses if not each.loopback), None)) is not None:
         raise ConfigError(
             f"{path.with_name('models.toml')}: {beyond} is beyond loopback, which needs API keys, "
             f"and {path} has none: "

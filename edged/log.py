@@ -1,7 +1,8 @@
 """Log events `noun.verb` with fields: console on a terminal, JSON lines elsewhere on request.
 
-Prompts, answers and keys are never logged. Everything goes to stderr; where that is systemd's
-journal, lines go there natively, with their fields: `journalctl -u edged EDGED_MODEL=x`.
+Prompts, answers and keys are never logged; what looks like a key all the same (in a path that a
+client made up, in somebody's message) is blacked out. Everything goes to stderr; where that is
+systemd's journal, lines go there natively, with their fields: `journalctl -u edged EDGED_MODEL=x`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import structlog
 
 from edged import journal
+from edged.redaction import without_secrets
 
 _TAIL_LINES = 2000
 
@@ -66,7 +68,7 @@ def configure(level: str = "info", *, json: bool = False) -> None:
             exception_formatter=structlog.dev.plain_traceback,
         )
         processors.append(_with_fields(console) if natively else console)
-    processors.append(tail)
+    processors += [_without_secrets, tail]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=processors,
@@ -99,6 +101,16 @@ def _with_fields(render: Callable[[Any, str, Any], str]) -> Callable[[Any, str, 
         return line
 
     return processor
+
+
+def _without_secrets(_logger: Any, _name: str, rendered: str) -> str:
+    """Black out keys in the rendered line, and in the fields that go with it."""
+    line = journal.Line(without_secrets(rendered))
+    line.fields = {
+        name: without_secrets(value) if isinstance(value, str) else value
+        for name, value in getattr(rendered, "fields", {}).items()
+    }
+    return line
 
 
 class _ToStructlog(logging.Handler):

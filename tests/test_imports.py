@@ -11,6 +11,7 @@ SOURCES = sorted((ROOT / "edged").rglob("*.py"))
 GROUND = {
     "edged",
     "edged.protocol",
+    "edged.redaction",
     "edged.framing",
     "edged.errors",
     "edged.log",
@@ -28,7 +29,8 @@ MAY_IMPORT = {
     "edged.errors": set(),
     "edged.atomic": set(),
     "edged.heap": set(),
-    "edged.log": {"edged.journal"},
+    "edged.log": {"edged.journal", "edged.redaction"},
+    "edged.redaction": set(),
     "edged.journal": set(),
     "edged.protocol": {"edged.errors"},
     "edged.framing": {"edged.protocol"},
@@ -78,6 +80,7 @@ MAY_IMPORT = {
     "edged.daemon.telling": GROUND | {"edged.daemon.systemd"},
     "edged.daemon.lag": set(),
     "edged.daemon.surroundings": GROUND | {"edged.config", "edged.hardware"},
+    "edged.daemon.mdns": GROUND | {"edged.config", "edged.api"},
     "edged.daemon.listeners": GROUND | {"edged.config", "edged.daemon.systemd"},
     "edged.daemon.certificates": {"edged.atomic"},
     "edged.daemon.tls": GROUND

@@ -33,6 +33,8 @@ _LEAST_MEMORY = 256 << 20
 _QUICK_S = 5.0
 _ANSWER_S = 180.0  # a model may have to be loaded first
 _SOON_DAYS = 14
+_AVAHI = Path("/run/avahi-daemon/socket")
+_AVAHI_FILE = Path("/etc/avahi/services/edged.service")
 _OLDEST_NOW = 1_790_000_000  # this code was written after that: a clock before it is wrong
 
 
@@ -66,6 +68,7 @@ def everything(box: Box) -> Iterator[Finding]:
         return
     yield from _reach(box, box.status)
     yield from _firewall(box)
+    yield from _discovery(box, box.status)
     yield from _hardware(box.status)
     yield from _models(box.status)
     yield from _answer(box)
@@ -199,6 +202,19 @@ def _firewall(box: Box) -> Iterator[Finding]:
         yield Finding("note", "firewall", "nftables drops what no rule accepts", mend)
     else:
         yield Finding("ok", "firewall", "none of this box's own was seen")
+
+
+def _discovery(box: Box, status: dict[str, Any]) -> Iterator[Finding]:
+    if all(_is_loopback(shown) for shown in status["listen"]):
+        return
+    is_wanted = box.config.server.announce and box.config.server.auth != "none"
+    if is_wanted and _AVAHI.exists() and not _AVAHI_FILE.exists():
+        yield Finding(
+            "note", "discovery", "avahi runs here and does not announce this box",
+            f"sudo cp /usr/share/doc/edged/examples/avahi.service {_AVAHI_FILE}",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "discovery", "announced" if is_wanted else "not announced")
 
 
 def _hardware(status: dict[str, Any]) -> Iterator[Finding]:

@@ -36,7 +36,10 @@ def discover(
         print(json.dumps(found, indent=2))
         return
     if not found:
-        print("no box was found; boxes say so where avahi has edged's service file")
+        print(
+            "no box was found; a box is announced while it listens beyond loopback and wants keys "
+            "(`announce` in its models.toml)"
+        )
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for head in ("NAME", "URL", "KEY", "VERSION"):
@@ -48,7 +51,7 @@ def discover(
 
 
 def browse(seconds: float, interface: str | None = None) -> list[dict[str, Any]]:
-    """Return what answers within this time, by name."""
+    """Return what answers within this time, by name; one entry for each of HTTP and HTTPS."""
     import zeroconf  # noqa: PLC0415 -- half a second of imports that only this command needs
 
     found: dict[str, dict[str, Any]] = {}
@@ -70,7 +73,7 @@ def browse(seconds: float, interface: str | None = None) -> list[dict[str, Any]]
         address = info.parsed_addresses()[0]
         host = f"[{address}]" if ":" in address else address
         path = text.get("path", "/v1")
-        found[instance] = {
+        found[f"{instance} {_TYPES[service_type]}"] = {
             "name": instance,
             "url": f"{_TYPES[service_type]}://{host}:{info.port}{path}",
             "auth": text.get("auth", ""),

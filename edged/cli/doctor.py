@@ -6,7 +6,6 @@ import io
 import json
 import os
 import platform
-import re
 import tarfile
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from edged.cli.client import ConfigFile, Json, fail
 from edged.cli.tls import load_config, state_folder
 from edged.daemon import certificates
 from edged.errors import ConfigError
+from edged.redaction import for_strangers
 
 _STYLES = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "bad": ("BAD ", "bold red")}
 _LOG_LINES = 500
@@ -112,23 +112,6 @@ def snippets(box: Box) -> str:
 
 # ── for support ──
 
-_SECRETS = (
-    (re.compile(r"sk-[A-Za-z0-9_-]{6,}"), "sk-…"),
-    (re.compile(r"\bhf_[A-Za-z0-9]{6,}"), "hf_…"),
-    (re.compile(r"(?i)(bearer|basic) +[^\s\"']+"), r"\1 …"),
-    (re.compile(r"(://)[^/\s:@\"]*:[^/\s@\"]*@"), r"\1…@"),
-    (re.compile(r"(?i)((?:api_?key|token|secret|password)\"?\s*[=:]\s*)\"[^\"]*\""), r'\1"…"'),
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [^-]*-----", re.DOTALL), "…"),
-    (re.compile(r"(?i)(sha256\s*=\s*)\"[0-9a-f]{64}\""), r'\1"…"'),
-)
-
-
-def redacted(text: str) -> str:
-    """Return the text without what may be a key, a password or a private key."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
-
 
 def report(
     config_file: ConfigFile = None,
@@ -162,7 +145,7 @@ def report(
         fail(f"{target}: {error.strerror}")
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as bundle:
         for name, text in parts.items():
-            content = redacted(text).encode()
+            content = for_strangers(text).encode()
             entry = tarfile.TarInfo(f"edged-report/{name}")
             entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
             bundle.addfile(entry, io.BytesIO(content))

@@ -117,6 +117,7 @@ SERVER: Keys = {
     "listen": many(listen, "addresses", at_least=1),
     "auth": choice(Auth),
     "allow": many(network, "networks"),
+    "announce": boolean,
     "hosts": many(host, "host names"),
     "cors": many(origin, "origins"),
     "max_body": size(1 << 10, 1 << 30),

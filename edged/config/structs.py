@@ -53,6 +53,7 @@ class Server(Struct, frozen=True):
         "fc00::/7",
         "fe80::/10",
     )
+    announce: bool = True  # by mDNS, where it listens beyond loopback and wants keys
     hosts: tuple[str, ...] = ()  # names of this box, for browsers that have no key
     cors: tuple[str, ...] = ()  # origins whose pages may ask from a browser; "*": all
     max_body_bytes: int = 32 << 20

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from edged.redaction import without_secrets
+
 Reader = Callable[[Any], Any]
 
 
@@ -333,13 +335,13 @@ _SHOWN_CHARACTERS = 60
 
 
 def show(value: Any) -> str:
-    """Return the value as it may stand in TOML, shortened."""
+    """Return the value as it may stand in TOML, shortened, less what looks like a secret."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
         return "an empty list" if not value else "a list"
     if isinstance(value, bool | str):
-        shown = json.dumps(value, ensure_ascii=False)
+        shown = without_secrets(json.dumps(value, ensure_ascii=False))
     elif isinstance(value, int) and value.bit_length() > _SHOWN_CHARACTERS * 2:
         shown = "a number far too large"  # str() refuses to write the largest
     else:

@@ -27,13 +27,13 @@ from edged.api.access import Access
 from edged.api.app import create_app
 from edged.api.box import Applied
 from edged.config import Listen
-from edged.daemon import reloading
+from edged.daemon import certificates, mdns, reloading
 from edged.daemon.fetching import Fetching
 from edged.daemon.lag import Lag
-from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError
+from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError, address
 from edged.daemon.reloading import Files, Reloading
 from edged.daemon.surroundings import Surroundings
-from edged.daemon.systemd import listen_sockets
+from edged.daemon.systemd import Given, listen_sockets
 from edged.daemon.telling import Telling
 from edged.daemon.tls import Certificate
 from edged.errors import ConfigError
@@ -78,15 +78,17 @@ def run(
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stood
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     _raise_file_limit()
+    given = listen_sockets()
+    held = tuple(address(each.socket) for each in given)
     try:
         path = Path(os.path.abspath(config.find(config_path)))  # noqa: PTH100 - links stay links
-        first = reloading.read(path)
+        first = reloading.read(path, held)
     except ConfigError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - for the person who started it
         return EXIT_CONFIG
     ledger = Ledger(folders.state() / "ledger.json")
     supervisor = Supervisor(worker_argv=worker_argv, limits=limits, ledger=ledger)
-    daemon = Daemon(first, supervisor, finish_s=finish_s)
+    daemon = Daemon(first, supervisor, given, finish_s=finish_s)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             return runner.run(daemon.serve())
@@ -105,7 +107,10 @@ def _raise_file_limit() -> None:
 class Daemon:
     """Everything that runs in the parent process; the `Box` that the api sees."""
 
-    def __init__(self, first: Files, supervisor: Supervisor, *, finish_s: float) -> None:
+    def __init__(
+        self, first: Files, supervisor: Supervisor, given: Sequence[Given], *, finish_s: float
+    ) -> None:
+        """`given`: the sockets that systemd holds."""
         self.metrics = Metrics()
         self.access = Access(first.keyring, metrics=self.metrics)
         self.certificate = Certificate(folders.state() / "tls")
@@ -124,10 +129,11 @@ class Daemon:
         self._surroundings = Surroundings(self._reloading.wish)
         self._surroundings.follow(first.plan.hardware, first.plan.config.hardware)
         supervisor.on_failed_launch = self._surroundings.doubt
+        self._presence = mdns.Presence(self._to_announce)
         self._tasks: set[asyncio.Task[None]] = set()
         self._http = HttpServer(
             create_app(self),
-            listen_sockets(),
+            given,
             finish_s=finish_s,
             context=self.certificate.context,
         )
@@ -257,6 +263,7 @@ class Daemon:
         self._spawn(self._tidy(), "tidy")
         self._spawn(self._lag.run(), "lag")
         self._spawn(self._surroundings.run(), "surroundings")
+        self._spawn(self._presence.run(), "announce by mDNS")
         self._spawn(self._telling.keep_informed(), "keep systemd informed")
         log.info("daemon.serving", listen=list(self._http.addresses), config=str(self._path))
         self._warn_if_open()
@@ -380,9 +387,17 @@ class Daemon:
         self._fetching.follow(new, afresh=by_person)
         if change.server:
             self._warn_if_open()
+            self._presence.look()
 
     async def _listen(self, server: config.Server) -> None:
         """Listen where `server` says; raises ListenError with everything as it was."""
         await self.certificate.use(server.tls)
         wanted = (*server.addresses, *self._admin)
         await self._http.listen_on(wanted, tls=server.tls.mode != "off")
+
+    def _to_announce(self) -> tuple[mdns.Service, ...]:
+        """Return what others may find of this box."""
+        server, listening = self.plan.config.server, self._http.listening
+        if not server.announce or all(each.loopback for each in listening):
+            return ()
+        return mdns.services(server, listening, certificates.addresses())

@@ -178,6 +178,18 @@ class HttpServer(uvicorn.Server):
             for opened in server.sockets
         )
 
+    @property
+    def listening(self) -> tuple[Listen, ...]:
+        """The same as addresses; a socket for IPv6 and IPv4 counts as two."""
+        found = []
+        for listen, server in self._open.items():
+            for opened in server.sockets:
+                each = address(opened, tls=listen.tls)
+                found.append(each)
+                if each.host == "::" and not opened.getsockopt(socket.IPPROTO_IPV6, _V6ONLY):
+                    found.append(Listen("tcp", "0.0.0.0", each.port, tls=each.tls))  # noqa: S104
+        return tuple(found)
+
     async def listen_on(self, wanted: tuple[Listen, ...], *, tls: bool = False) -> None:
         """Serve exactly these addresses (and the given ones; those for TLS only with `tls`).
 

@@ -17,6 +17,7 @@ from edged import auth, config, hardware, plan
 from edged.api.access import Access
 from edged.api.box import Applied
 from edged.auth import Keyring
+from edged.config import Listen
 from edged.daemon import watch
 from edged.daemon.listeners import ListenError
 from edged.daemon.telling import Telling
@@ -42,18 +43,19 @@ class Files(Struct, frozen=True):
     keyring: Keyring
     plan: Plan
     seen: dict[Path, watch.Fingerprint]  # the files, as they were before they were read
+    held: tuple[Listen, ...] = ()  # what systemd has opened for it
 
 
-def read(path: Path) -> Files:
+def read(path: Path, held: tuple[Listen, ...] = ()) -> Files:
     """Read both files and the hardware, and decide; raises ConfigError."""
     seen = {each: watch.fingerprint(each) for each in (path, auth.path_beside(path))}
     keyring = auth.load(auth.path_beside(path))
-    return Files(path, keyring, _plan(path, keyring), seen)
+    return Files(path, keyring, _plan(path, keyring, held), seen, held)
 
 
-def _plan(path: Path, keyring: Keyring) -> Plan:
+def _plan(path: Path, keyring: Keyring, held: tuple[Listen, ...]) -> Plan:
     loaded = config.load(path)
-    auth.check_reach(loaded.server, keyring, auth.path_beside(path))
+    auth.check_reach(loaded.server, keyring, auth.path_beside(path), held)
     return plan.make(loaded, hardware.detect(loaded.hardware))
 
 
@@ -170,7 +172,7 @@ class Reloading:
         files_came, self._files_came = self._files_came, False
         try:
             # In a thread: a slow disk or driver must not hold up the streams.
-            reading = asyncio.to_thread(_plan, self._path, keyring)
+            reading = asyncio.to_thread(_plan, self._path, keyring, self._first.held)
             new = await asyncio.wait_for(reading, _READ_S)
             change = plan.diff(self.plan, new)
             if self._stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import threading
 import time
@@ -13,8 +14,9 @@ import httpx
 import openai
 import pytest
 
-from tests.appliance.conftest import install
-from tests.appliance.machine import GUEST_IP, PATIENCE_S, Machine
+from edged.cli.discover import browse
+from tests.appliance.conftest import Packages, install
+from tests.appliance.machine import GUEST_IP, HOST_IP, PATIENCE_S, Machine
 
 URL = f"http://{GUEST_IP}:8000"
 MODEL = "edge-guide"
@@ -74,21 +76,43 @@ class Load(threading.Thread):
 
 
 def test_offline_installation_answers_over_the_wire_with_the_first_key(
-    machine: Machine, packages: list[Path], facts: dict[str, str]
+    machine: Machine, packages: Packages, facts: dict[str, str]
 ) -> None:
-    seconds = install(machine, packages[0])
+    seconds = install(machine, packages.first)
     began = time.monotonic()
     machine.until("systemctl is-active edged", limit_s=30)
+    active_s = time.monotonic() - began
     facts["key"] = machine.sh("edged key show-first")
     assert ask(facts["key"])
-    assert time.monotonic() - began < 30
-    print(f"\n{facts['release']}: installed in {seconds:.1f} s")
+    answered_s = time.monotonic() - began
+    assert answered_s < 30
+    print(
+        f"\n{facts['release']}: installed in {seconds:.1f} s, active after {active_s:.1f} s more, "
+        f"answered after {answered_s:.1f} s"
+    )
     assert "shown already" in machine.sh("edged key show-first", ok=False)
-    assert machine.sh("stat -c '%a %U:%G' /etc/edged/keys.toml") == "640 root:edged"
+
+
+def test_user_files_and_folders_are_as_the_package_says(machine: Machine) -> None:
+    assert {"edged", "render", "video"} <= set(machine.sh("id -nG edged").split())
+    shown = machine.sh(
+        "stat -c '%a %U:%G %n' /etc/edged/keys.toml /var/lib/edged /var/cache/edged "
+        "/var/lib/edged/tls/ca.key /run/edged/admin.sock"
+    )
+    assert shown.splitlines() == [
+        "640 root:edged /etc/edged/keys.toml",
+        "750 edged:edged /var/lib/edged",
+        "750 edged:edged /var/cache/edged",
+        "600 edged:edged /var/lib/edged/tls/ca.key",
+        "660 edged:edged /run/edged/admin.sock",
+    ]
+    assert machine.sh("dpkg --verify edged") == ""
+    machine.sh("find /usr/lib/edged -name __pycache__ | grep -q edged", ok=True)
 
 
 def test_unit_is_as_closed_as_promised(machine: Machine) -> None:
-    machine.sh("systemd-analyze security --threshold=15 edged.service")
+    found = machine.sh("systemd-analyze security --no-pager --threshold=15 edged.service")
+    print(f"\n{found.splitlines()[-1]}")
     problems = machine.sh("systemd-analyze verify edged.service edged.socket 2>&1", ok=False)
     assert [line for line in problems.splitlines() if "edged" in line and "man " not in line] == []
 
@@ -151,6 +175,16 @@ def test_tls_of_its_own_ca_beside_http(
         stranger.get(f"https://{GUEST_IP}:8443/health")
 
 
+def test_others_find_it(machine: Machine) -> None:
+    """The daemon announces itself on the wire, and `edged discover` on this side hears it."""
+    urls = {f"{URL}/v1", f"https://{GUEST_IP}:8443/v1"}
+    _until(lambda: urls <= {each["url"] for each in browse(3, HOST_IP)})
+    machine.sh(f"sed -i 's/^\\[server\\]$/[server]\\nannounce = false/' {CONFIG}")
+    assert machine.run("systemctl", "reload", "edged").returncode == 0
+    _until(lambda: not urls & {each["url"] for each in browse(3, HOST_IP)})
+    machine.sh(f"sed -i '/^announce = false$/d' {CONFIG}; systemctl reload edged")
+
+
 def test_doctor_is_green(machine: Machine) -> None:
     found = machine.run("edged", "doctor", ok=False)
     assert found.returncode == 0, found.stdout
@@ -158,14 +192,14 @@ def test_doctor_is_green(machine: Machine) -> None:
 
 
 def test_restart_and_upgrade_refuse_nobody_and_keep_what_was_edited(
-    machine: Machine, packages: list[Path], facts: dict[str, str]
+    machine: Machine, packages: Packages, facts: dict[str, str]
 ) -> None:
     load = Load(facts["key"])
     load.start()
     load.until(5)
     machine.sh("systemctl restart edged")
     load.until(5)
-    install(machine, packages[1])
+    install(machine, packages.second)
     load.until(5)
     machine.sh("systemctl is-active edged")
     load.until(5)
@@ -199,20 +233,104 @@ def test_frozen_loop_is_killed_and_started_again(machine: Machine) -> None:
 def test_worker_killed_for_memory_costs_its_model_only(
     machine: Machine, facts: dict[str, str]
 ) -> None:
+    """A limit that a second model's cache does not fit into, and that its plan does not know."""
     ask(facts["key"])
-    daemon = machine.show("MainPID")
-    worker = machine.sh(
-        "edged status --json | sed -n 's/ *\"pid\": \\([0-9]*\\).*/\\1/p' | tail -1"
+    machine.sh(
+        f"printf '[models.big]\\ngguf = \"builtin:edge-guide\"\\nparallel = 64\\n' >> {CONFIG}; "
+        "systemctl reload edged"
     )
-    assert worker != daemon
-    machine.sh(f"kill -KILL {worker}")  # what the kernel's OOM killer does, and no more
-    machine.until("edged status --json | grep -q '\"restarts\": 1'")
-    assert machine.show("MainPID") == daemon
+    daemon, before = machine.show("MainPID"), worker_of(machine, MODEL)
+    group = machine.sh(
+        "ls -d /sys/fs/cgroup/memory/system.slice/edged.service "
+        "/sys/fs/cgroup/system.slice/edged.service 2>/dev/null | head -1"
+    )
+    used = machine.sh(
+        f"sed -n 's/^total_rss //p; s/^anon //p' {group}/memory.stat | head -1", ok=False
+    )
+    if not used.isdecimal():
+        pytest.skip("control groups do not count memory here")
+    limit = int(used) + (200 << 20)
+    machine.sh(f"systemctl set-property --runtime edged.service MemoryMax={limit}")
+    refused = machine.run("edged", "load", "big", ok=False)
+    assert refused.returncode != 0, refused.stdout
+    killed = machine.sh(
+        f"cat {group}/memory.oom_control {group}/memory.events 2>/dev/null", ok=False
+    )
+    assert re.search(r"^oom_kill [1-9]", killed, re.MULTILINE), (
+        killed,
+        machine.journal("-n", "50"),
+    )
+    assert machine.show("MainPID") == daemon, "the daemon lives"
+    assert worker_of(machine, MODEL) == before, "and so does the other model's worker"
     assert ask(facts["key"])
+    print(f"\n{facts['release']}: {' '.join(killed.split())}: {refused.stdout.strip()}")
+    machine.sh("systemctl set-property --runtime edged.service MemoryMax=infinity")
+    machine.sh("systemctl reload edged; edged load big")  # five bad starts wait for a reload
+    machine.sh(f"sed -i '/^\\[models.big\\]/,$d' {CONFIG}; systemctl reload edged")
 
 
-def test_downgrade_works(machine: Machine, packages: list[Path], facts: dict[str, str]) -> None:
-    machine.sh(f"apt-get install -y --allow-downgrades /root/{packages[0].name}", limit_s=300)
+def test_socket_without_keys_serves_nobody_and_says_what_to_do(machine: Machine) -> None:
+    machine.sh("mv /etc/edged/keys.toml /root/; systemctl reset-failed edged")
+    assert machine.run("systemctl", "restart", "edged", ok=False).returncode != 0
+    assert machine.show("ExecMainStatus") == "78"
+    assert "edged key add NAME" in machine.journal("-n", "20")
+    machine.sh(
+        "mv /root/keys.toml /etc/edged/; systemctl reset-failed edged edged.socket; "
+        "systemctl restart edged.socket edged; systemctl is-active edged"
+    )
+
+
+@pytest.mark.parametrize("name", ["vulkan", "cuda"])
+def test_service_starts_with_the_devices_of_gpus_open(
+    machine: Machine, facts: dict[str, str], name: str
+) -> None:
+    """No GPU is here; that absent devices are no fault is what every other box relies on."""
+    folder = "/etc/systemd/system/edged.service.d"
+    machine.sh(
+        f"install -D -m 644 /usr/share/doc/edged/examples/{name}.conf {folder}/{name}.conf; "
+        "systemctl daemon-reload; systemctl reset-failed edged; systemctl restart edged"
+    )
+    assert "char-nvidia rw" in machine.show("DeviceAllow")
+    assert machine.show("PrivateDevices") == "no"
+    assert ask(facts["key"])
+    score = machine.sh("systemd-analyze security --no-pager edged.service").splitlines()[-1]
+    print(f"\n{name}.conf: {score}")
+    machine.sh(f"rm -r {folder}; systemctl daemon-reload; systemctl restart edged")
+
+
+def test_cuda_package_opens_the_unit_while_it_is_there(
+    machine: Machine, packages: Packages
+) -> None:
+    machine.push(packages.cuda, "/root")
+    machine.sh(f"systemctl reset-failed edged; dpkg -i /root/{packages.cuda.name}")
+    assert "char-nvidia-uvm rw" in machine.show("DeviceAllow")
+    machine.sh("systemctl is-active edged; systemctl reset-failed edged; dpkg --purge edged-cuda")
+    assert "char-nvidia" not in machine.show("DeviceAllow")
+    machine.sh("systemctl is-active edged")
+
+
+def test_dpkg_asks_about_an_edited_file_and_both_answers_hold(
+    machine: Machine, packages: Packages, facts: dict[str, str]
+) -> None:
+    machine.push(packages.asking, "/root")
+    edited = machine.sh(f"cat {CONFIG}")
+    kept = machine.run("dpkg", "-i", f"/root/{packages.asking.name}", stdin="N\n", limit_s=300)
+    assert f"Configuration file '{CONFIG}'" in kept.stdout
+    assert machine.sh(f"cat {CONFIG}") == edited
+    assert "what the next version says" in machine.sh(f"cat {CONFIG}.dpkg-dist")
+    assert ask(facts["key"])
+    # back, and this time the package's own is taken
+    back = machine.run("dpkg", "-i", f"/root/{packages.second.name}", stdin="Y\n", limit_s=300)
+    assert f"Configuration file '{CONFIG}'" in back.stdout
+    assert machine.sh(f"cat {CONFIG}.dpkg-old") == edited
+    assert 'aliases = ["guide"]' not in machine.sh(f"cat {CONFIG}")
+    machine.until("systemctl is-active edged")
+    assert ask(facts["key"])
+    machine.sh(f"rm {CONFIG}.dpkg-*")
+
+
+def test_downgrade_works(machine: Machine, packages: Packages, facts: dict[str, str]) -> None:
+    machine.sh(f"apt-get install -y --allow-downgrades /root/{packages.first.name}", limit_s=300)
     machine.until("systemctl is-active edged")
     assert ask(facts["key"])
 
@@ -230,6 +348,12 @@ def test_remove_keeps_what_is_yours_and_purge_nothing(machine: Machine) -> None:
     )
     assert left == ""
     assert machine.sh("getent passwd edged").startswith("edged:"), "a number is not given away"
+
+
+def worker_of(machine: Machine, model: str) -> int:
+    """Return the process of a model."""
+    models = json.loads(machine.sh("edged status --json"))["models"]
+    return int(next(each for each in models if each["name"] == model)["pid"])
 
 
 def _until(condition: object) -> None:

@@ -182,6 +182,10 @@ class FakeWorker:
                 while True:
                     yield "x" * 1000
                     await asyncio.sleep(0)
+            case "trickle":  # trickle SIZE DELAY_S: pieces without end
+                while True:
+                    yield "x" * int(rest[0])
+                    await asyncio.sleep(float(rest[1]))
             case "stall":  # alive, but no step any more
                 await asyncio.Event().wait()
             case "halt":  # as stall, for everybody

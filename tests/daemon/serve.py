@@ -5,6 +5,8 @@ python serve.py CONFIG FINISH_S [real]
 What a test cannot do to a real box it plays through the environment: EDGED_TEST_GPUS is a file with
 the names of GPUs, a line each, EDGED_TEST_SLEPT one with the seconds that the box has slept, and
 EDGED_TEST_WALL a number of days by which the wall clock jumps to and fro at each look.
+
+EDGED_TEST_HEAD_S and EDGED_TEST_UNREAD_S are what a slow client gets.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from types import SimpleNamespace
 from edged import daemon, log
 from edged.daemon import surroundings
 from edged.hardware import nvml
+from edged.daemon import listeners
 from edged.supervisor.worker_process import WORKER_ARGV
 from tests.daemon.support import FAKE_WORKER, LIMITS
 from tests.nvml import GIB, Nvml
@@ -45,5 +48,7 @@ if __name__ == "__main__":
     log.configure()
     play()
     path, finish_s, *real = sys.argv[1:]
+    listeners._HEAD_S = float(os.environ.get("EDGED_TEST_HEAD_S", listeners._HEAD_S))
+    listeners._UNREAD_S = float(os.environ.get("EDGED_TEST_UNREAD_S", listeners._UNREAD_S))
     worker_argv = WORKER_ARGV if real else FAKE_WORKER
     sys.exit(daemon.run(path, worker_argv=worker_argv, limits=LIMITS, finish_s=float(finish_s)))

@@ -72,7 +72,7 @@ async def test_beyond_loopback_without_keys_does_not_start_and_says_what_to_do(
     tmp_path: Path,
 ) -> None:
     box = Appliance(tmp_path)
-    box.write(listen=f'"0.0.0.0:{box.port}"')
+    box.write(listen=f'"0.0.0.0:{box.port}"]\nannounce = false\nhosts = [')
     assert "edged key add NAME" in edged(box, "check", code=78)
     await box.start()
     async with closing(box):
@@ -82,6 +82,32 @@ async def test_beyond_loopback_without_keys_does_not_start_and_says_what_to_do(
         edged(box, "check")
         await box.start()
         await box.until_logged("daemon.serving")
+
+
+async def test_socket_that_systemd_holds_beyond_loopback_wants_keys_too(tmp_path: Path) -> None:
+    """models.toml says loopback, and means it; edged.socket says otherwise."""
+    with socket.socket() as held:
+        held.bind(("0.0.0.0", 0))
+        held.listen(8)
+        box = Appliance(tmp_path)
+        box.port = held.getsockname()[1]
+        await box.client.aclose()
+        box.client = box.new_client()
+        box.write(listen='"127.0.0.1:0"]\nannounce = false\nhosts = [')
+        await box.start(listening=held)
+        async with closing(box):
+            assert await box.exit() == 78
+            assert f"systemd holds 0.0.0.0:{box.port}" in box.log
+            assert "edged key add NAME" in box.log
+            only = made(box, "add", "one")
+            await box.start(listening=held)
+            await box.until_logged("daemon.serving")
+            assert (await box.client.get("/health")).status_code == 200
+            # the last key goes while it serves: nothing is opened to anybody, and it says so
+            edged(box, "key", "revoke", "one")
+            await box.until_logged("config.rejected")
+            assert "systemd holds" in (await box.status())["config"]["problem"]
+            assert only not in box.log
 
 
 async def test_first_key_is_shown_once(tmp_path: Path) -> None:

@@ -96,5 +96,11 @@ def test_beyond_loopback_needs_keys_or_none() -> None:
         with pytest.raises(ConfigError, match="edged key add NAME"):
             auth.check_reach(server, Keyring(), path)
         auth.check_reach(server, Keyring((key("a"),)), path)
+    held = (Listen("tcp", "127.0.0.1", 8000), Listen("tcp", "::", 8000))
+    with pytest.raises(ConfigError, match=r"systemd holds \[::\]:8000 .*edged key add NAME"):
+        auth.check_reach(Server(), Keyring(), path, held)
+    auth.check_reach(Server(), Keyring((key("a"),)), path, held)
+    auth.check_reach(Server(auth="none"), Keyring(), path, held)
+    auth.check_reach(Server(), Keyring(), path, held[:1])
     auth.check_reach(Server(), Keyring(), path)
     auth.check_reach(Server(listen=beyond.listen, auth="none"), Keyring(), path)
