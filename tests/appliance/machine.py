@@ -159,6 +159,10 @@ class Machine:
         """Return where a file of the machine is for us."""
         return Path(f"/proc/{self._leader}/root{path}")
 
+    def hurry(self) -> None:
+        """Let dpkg wait for no disk any more: nothing here outlives the test."""
+        self.path("/etc/dpkg/dpkg.cfg.d/hurry").write_text("force-unsafe-io\n")
+
     def until(self, script: str, *, limit_s: float = PATIENCE_S) -> str:
         """Wait until a shell script succeeds, and return what it prints."""
         end = time.monotonic() + limit_s
@@ -220,8 +224,10 @@ def booted(
                 start_new_session=True,
                 preexec_fn=join,  # noqa: PLW1509 - this process has one thread
             )
+        leader = None
         try:
-            machine = Machine(_leader_of(nspawn, log), log)
+            leader = _leader_of(nspawn, log)
+            machine = Machine(leader, log)
             if network == "veth":
                 _connect(machine, name)
             machine.until(
@@ -229,7 +235,7 @@ def booted(
             )
             yield machine
         finally:
-            _shut_down(nspawn)
+            _shut_down(nspawn, leader)
 
 
 def _leader_of(nspawn: subprocess.Popen[bytes], log: Path) -> int:
@@ -254,11 +260,13 @@ def _connect(machine: Machine, name: str) -> None:
     machine.sh(f"ip addr add {GUEST_IP}/24 dev host0; ip link set host0 up")
 
 
-def _shut_down(nspawn: subprocess.Popen[bytes]) -> None:
-    if nspawn.poll() is not None:
-        return
-    # SIGTERM lets nspawn send the system's PID 1 its own signal to halt.
-    nspawn.send_signal(signal.SIGTERM)
+def _shut_down(nspawn: subprocess.Popen[bytes], leader: int | None) -> None:
+    """End it as a power cut does: nothing of it is kept, and nobody waits for it to halt."""
+    if leader is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(leader, signal.SIGKILL)
+    else:
+        nspawn.send_signal(signal.SIGTERM)
     try:
         nspawn.wait(30)
     except subprocess.TimeoutExpired:

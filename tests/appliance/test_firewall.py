@@ -19,6 +19,7 @@ EXAMPLES = "/usr/share/doc/edged/examples"
 def machine(packages: Packages) -> Iterator[Machine]:
     """Unified control groups, as Debian has them: only there systemd filters addresses."""
     with booted(RELEASES[-1], name="edgedwall", network="veth", unified=True) as found:
+        found.hurry()
         found.push(packages.first, "/root")
         install(found, packages.first)
         subprocess.run(["ip", "addr", "add", f"{FAR}/24", "dev", "ve-edgedwall"], check=True)

@@ -41,6 +41,7 @@ def repository(packages: Packages) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def machine(repository: Path) -> Iterator[Machine]:
     with booted(RELEASES[-1], name="edgedrepo") as found:
+        found.hurry()
         shutil.copytree(repository, found.path("/srv/repo"))
         found.push(repository / "edged-archive-keyring.gpg", "/usr/share/keyrings")
         found.path("/etc/apt/sources.list.d/edged.sources").write_text(SOURCE)
