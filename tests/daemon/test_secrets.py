@@ -10,6 +10,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from edged import auth
 from tests.daemon.appliance import PATIENCE_S, Appliance, appliance, needs_engine
 
@@ -38,6 +40,7 @@ def made(box: Appliance, *arguments: str) -> str:
 
 
 @needs_engine
+@pytest.mark.timeout(300)  # some fifteen commands, one after the other
 async def test_no_output_holds_a_key(tmp_path: Path) -> None:
     foreign, password = auth.new_secret(), "pass-4711-word"
     async with appliance(tmp_path, "a", env={"HF_TOKEN": "hf_" + "T" * 20}) as box:
@@ -66,19 +69,21 @@ async def test_no_output_holds_a_key(tmp_path: Path) -> None:
             async with box.admin() as client:
                 said += [(await client.get(path)).text for path in ("/status", "/metrics")]
 
-        # files with a secret where none belongs
-        for line in (
-            f'[models.x]\nupstream = "http://user:{password}@host/v1"\n',
-            f'[server]\nauth = "{key}"\n',
-            f'[store]\nhf_token = "hf_{"T" * 20}"\n',
-            f'[models.x]\ngguf = "https://user:{password}@host/x.gguf"\n',
-            f'[models.x]\ngguf = "{first}"\n',
-        ):
-            box.save(line)
-            await box.until_logged("config.rejected")
-            said += [edged(box, "check"), edged(box, "check", "--json"), edged(box, "reload")]
-            async with box.admin() as client:
-                said.append((await client.get("/status")).text)
+        # a file with secrets where none belong: all problems come at once
+        box.save(
+            f'[server]\nauth = "{key}"\n'
+            f'[store]\nhf_token = "hf_{"T" * 20}"\n'
+            f'[models.x]\nupstream = "http://user:{password}@host/v1"\n'
+            f'[models.y]\ngguf = "https://user:{password}@host/x.gguf"\n'
+            f'[models.z]\ngguf = "{first}"\n'
+        )
+        await box.until_logged("config.rejected")
+        problems = edged(box, "check")
+        assert all(f"{place} " in problems for place in ("server.auth", "store.hf_token")), problems
+        assert problems.count("must be") == 5, problems
+        said += [problems, edged(box, "check", "--json"), edged(box, "reload")]
+        async with box.admin() as client:
+            said.append((await client.get("/status")).text)
         box.write("a")
         said.append(edged(box, "reload"))
 
