@@ -62,6 +62,21 @@ class LlamaCppLaunch(Struct, frozen=True):
     prefix_cache: PrefixCache | None = None
 
 
+class LmdeployLaunch(Struct, frozen=True):
+    """Settings of LMDeploy's engine; bytes are those of each GPU."""
+
+    python: str  # the interpreter of the environment that has LMDeploy
+    devices: tuple[int, ...]  # by their order on the PCI bus, as NVML counts; one rank on each
+    weights_bytes: int  # with all else that is no KV cache, as estimated
+    cache_bytes: int  # of the KV cache
+    backend: Literal["turbomind", "pytorch"] = "turbomind"
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    kv_bits: Literal[0, 4, 8] = 0  # 0: full precision
+    prefixes: bool = True  # are shared
+    grammars: bool = True  # may be asked for
+    images: bool = False  # are read
+
+
 class Launch(Struct, frozen=True):
     """What needs a new worker when it changes: files, engine, context, parallel, settings."""
 
@@ -75,6 +90,7 @@ class Launch(Struct, frozen=True):
     kind: Kind = "chat"
     output_format: str = "auto"  # a row of worker/output's table; "auto": found from the template
     llamacpp: LlamaCppLaunch | None = None
+    lmdeploy: LmdeployLaunch | None = None
 
 
 class AdapterFile(Struct, frozen=True):

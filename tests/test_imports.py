@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "edged.framing": {"edged.protocol"},
     # the parent, from facts to the command line
     "edged.config": GROUND,
-    "edged.hardware": GROUND | {"edged.config"},
+    "edged.hardware": GROUND | {"edged.config", "edged.store.folders"},
     "edged.status": {"edged.protocol", "edged.hardware"},
     "edged.store": FACTS,
     "edged.store.folders": set(),
@@ -68,7 +68,9 @@ MAY_IMPORT = {
     "edged.hardware.cgroup": set(),
     "edged.hardware.gpu": set(),
     "edged.hardware.nvml": {"edged.hardware.gpu"},
+    "edged.hardware.cuda": set(),
     "edged.plan.estimate": FACTS | {"edged.store"},
+    "edged.plan.known_bad": set(),
     "edged.supervisor.lifecycle": GROUND,
     "edged.supervisor.footprint": set(),
     "edged.supervisor.memory": GROUND | {"edged.config", "edged.supervisor.lifecycle"},
@@ -94,10 +96,11 @@ MAY_IMPORT = {
 # Native code and heavy libraries: where each may be imported, and nowhere else.
 ONLY_IN = {
     "llama_cpp": {"edged/worker/llamacpp/library.py", "edged/worker/llamacpp/multimodal.py"},
-    "lmdeploy": {"edged/worker/lmdeploy/engine.py"},
-    "torch": {"edged/worker/lmdeploy/engine.py"},
+    "lmdeploy": {"edged/worker/lmdeploy/library.py"},
+    "torch": {"edged/worker/lmdeploy/library.py"},
+    "tokenizers": {"edged/worker/lmdeploy/vocabulary.py"},
     "gguf": set(),
-    "PIL": {"edged/api/image_file.py"},
+    "PIL": {"edged/api/image_file.py", "edged/worker/lmdeploy/images.py"},
 }
 WORKER_ONLY = {"numpy", "jinja2", "llguidance"}
 PURE = [

@@ -119,6 +119,8 @@ def _where(model: ModelPlan) -> Text:
         return Text(f"no: {model.refusal}", "red")
     if model.is_fetching:
         return Text("not here yet: `edged pull`", "yellow")
+    if model.launch is not None and model.launch.lmdeploy is not None:
+        return Text(f"on GPU {' and '.join(map(str, model.launch.lmdeploy.devices))}")
     return Text("on the CPU")
 
 

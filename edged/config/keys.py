@@ -201,7 +201,8 @@ MODEL: Keys = {
     "lmdeploy": {
         "tp": whole(1, 64),
         "quant_policy": choice(QuantPolicy),
-        "cache_max_entry_count": number(0.01, 1),
+        "cache_max_entry_count": number(0.01, 0.99),
+        "pytorch": boolean,
     },
 }
 TOP: Keys = {

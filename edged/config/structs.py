@@ -119,6 +119,7 @@ class LmdeployOptions(Struct, frozen=True):
     tp: int | None = None
     quant_policy: QuantPolicy | None = None
     cache_max_entry_count: float | None = None
+    pytorch: bool = False  # its PyTorch engine may run what TurboMind cannot
 
 
 class Model(Struct, frozen=True):

@@ -17,9 +17,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from edged.config import HardwareOverrides
-from edged.hardware import nvml
+from edged.hardware import cuda, nvml
 from edged.hardware.cgroup import Limits, read_limits
 from edged.hardware.gpu import Gpu
+from edged.store import folders
 
 
 class Cpu(Struct, frozen=True):
@@ -46,6 +47,7 @@ class Engines(Struct, frozen=True):
 
     llamacpp: str | None = None
     lmdeploy: str | None = None
+    lmdeploy_python: str | None = None  # of the environment that has it
 
 
 class Hardware(Struct, frozen=True):
@@ -66,7 +68,7 @@ def detect(overrides: HardwareOverrides | None = None, root: Path = Path("/")) -
         cpu=_cpu(root, os.sched_getaffinity(0), limits, notes),
         memory=_memory(root, limits, notes),
         gpus=_gpus(root, overrides or HardwareOverrides(), notes),
-        engines=_engines(),
+        engines=_engines(notes),
         notes=tuple(notes),
     )
 
@@ -190,12 +192,19 @@ def _idle_gpus(root: Path, *, nvml_is_there: bool) -> list[str]:
 
 # ── engines ──
 
+_SERVICE_STATE = Path("/var/lib/edged")  # for the commands of the box's owner
 
-def _engines() -> Engines:
+
+def _engines(notes: list[str]) -> Engines:
     importlib.invalidate_caches()  # installed while we run
+    found = cuda.find((folders.state(), _SERVICE_STATE))
+    if found is not None and found.problem is not None:
+        notes.append(f"LMDeploy cannot be used: {found.problem}")
+    is_usable = found is not None and found.problem is None and found.stamp is not None
     return Engines(
         llamacpp=_version("llama_cpp", "llama-cpp-python"),
-        lmdeploy=_version("lmdeploy", "lmdeploy"),
+        lmdeploy=found.stamp.lmdeploy if found and found.stamp and is_usable else None,
+        lmdeploy_python=found.python if found and is_usable else None,
     )
 
 

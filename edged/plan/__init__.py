@@ -15,6 +15,7 @@ from edged.plan.adapters import AdapterPlan
 from edged.plan.choice import Choice
 from edged.plan.estimate import MemoryEstimate
 from edged.plan.model import ModelFile, ModelPlan, budget_bytes
+from edged.plan.vram import Room
 
 __all__ = [
     "AdapterPlan",
@@ -88,7 +89,10 @@ def make(config: Config, hardware: Hardware) -> Plan:
                 if each not in names:  # "alias:adapter" may be a model's own name
                     names[each] = name
                     adapters[each] = adapter.name
-    models = {name: Choice(model, config, hardware).plan() for name, model in config.models.items()}
+    room = Room(hardware.gpus)
+    models = {
+        name: Choice(model, config, hardware, room).plan() for name, model in config.models.items()
+    }
     return Plan(config=config, hardware=hardware, models=models, names=names, adapters=adapters)
 
 

@@ -16,17 +16,19 @@ from edged.config.values import format_bytes
 from edged.errors import NotFetched, StoreError
 from edged.hardware import Cpu, Hardware
 from edged.plan import beside, keeping
+from edged.plan import context as contexts
 from edged.plan import kind as kinds
 from edged.plan.adapters import AdapterChoice, AdapterPlan
 from edged.plan.estimate import MemoryEstimate, cells_of, estimate, residents_of
+from edged.plan.lmdeploy import LmdeployChoice
 from edged.plan.model import ModelFile, ModelPlan, budget_bytes
+from edged.plan.vram import Room
 from edged.protocol import Kind, Launch, LlamaCppLaunch, Pooling, PrefixCache
 from edged.store import folders, lock, parts
 from edged.store.gguf import GgufHeader, read_header
 from edged.store.projector import read_projector
 from edged.store.source import is_offline, projector_beside, resolve
 
-_MIN_CAPABILITY = (7, 0)
 _SHORTEST_CONTEXT = 512  # of an encoder whose default does not fit
 
 
@@ -40,7 +42,9 @@ class _RefusedError(Exception):
 class Choice:
     """Goes through the engines for one model, keeping the reasons."""
 
-    def __init__(self, model: Model, config: Config, hardware: Hardware) -> None:
+    def __init__(self, model: Model, config: Config, hardware: Hardware, room: Room) -> None:
+        """`room`: what is left of the GPUs; an engine that takes some of it says so there."""
+        self._room = room
         self._model = model
         self._beside = Path(config.path).parent
         self._hardware = hardware
@@ -59,7 +63,10 @@ class Choice:
             return ModelPlan(model=model, engine="upstream", reasons=(reason,))
         refusals: list[str] = []
         if model.safetensors and model.backend in ("auto", "lmdeploy"):
-            refusals.append(f"LMDeploy cannot run it: {self._why_not_lmdeploy()}")
+            try:
+                return self._lmdeploy(model.safetensors)
+            except kinds.UnfitError as error:
+                refusals.append(f"LMDeploy cannot run it: {error}")
         if model.gguf and model.backend in ("auto", "llamacpp"):
             try:
                 return self._llamacpp(model.gguf, refusals)
@@ -73,16 +80,17 @@ class Choice:
             refusal="; ".join(refusals),
         )
 
-    def _why_not_lmdeploy(self) -> str:
-        gpus = [gpu for gpu in self._hardware.gpus if gpu.via == "nvml"]
-        if not gpus:
-            return "there is no NVIDIA GPU that can be used"
-        if not any((gpu.compute_capability or (0, 0)) >= _MIN_CAPABILITY for gpu in gpus):
-            newest = max(gpu.compute_capability or (0, 0) for gpu in gpus)
-            return f"it needs compute capability 7.0, {gpus[0].name} has {newest[0]}.{newest[1]}"
-        if self._hardware.engines.lmdeploy is None:
-            return "the LMDeploy engine is not installed (it comes with `edged setup-cuda`)"
-        return "this version of edged has no LMDeploy engine yet"
+    def _lmdeploy(self, source: Source) -> ModelPlan:
+        choice = LmdeployChoice(
+            self._model,
+            self._hardware,
+            self._room,
+            beside=self._beside,
+            store=self._store,
+            offline=self._offline,
+            budget=self._budget,
+        )
+        return choice.plan(source)
 
     # llama.cpp
 
@@ -184,24 +192,14 @@ class Choice:
             raise _RefusedError(f"{path} cannot be read: {error.strerror}") from None
 
     def _context(self, header: GgufHeader) -> int:
-        """Return the context in force.
-
-        A figure that the model itself sets is exact: beyond the trained length it is refused. One
-        that comes from [defaults] is meant for many models, so a shorter model lowers it, and
-        says so.
-        """
-        wanted, trained = self._model.context, header.context_length
-        if trained is None or wanted <= trained:
-            return wanted
-        if not self._model.context_is_default:
-            raise _RefusedError(
-                f"context = {wanted} is beyond the {trained} tokens that the model was trained on:"
-                f" set context = {trained} or less"
-            )
-        self._reasons.append(
-            f"context is {trained}, not the default {wanted}: more the model was not trained on"
-        )
-        return trained
+        """Return the context in force."""
+        try:
+            tokens, lowered = contexts.in_force(self._model, header.context_length)
+        except kinds.UnfitError as error:
+            raise _RefusedError(str(error)) from None
+        if lowered is not None:
+            self._reasons.append(lowered)
+        return tokens
 
     def _kind(self, header: GgufHeader) -> tuple[Kind, Pooling | None]:
         """Return what the model serves, and choose what nobody said accordingly."""

@@ -63,8 +63,10 @@ class ModelPlan(Struct, frozen=True):
     @property
     def media(self) -> tuple[Medium, ...]:
         """What it takes beside text."""
-        settings = self.launch.llamacpp if self.launch else None
-        return settings.media if settings else ()
+        launch = self.launch
+        if launch is not None and launch.lmdeploy is not None and launch.lmdeploy.images:
+            return ("image",)
+        return launch.llamacpp.media if launch and launch.llamacpp else ()
 
     @property
     def files(self) -> tuple[AdapterFile, ...]:

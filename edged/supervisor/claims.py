@@ -17,6 +17,7 @@ from edged.config.values import format_bytes
 from edged.errors import InsufficientMemory
 from edged.log import get_logger
 from edged.plan import ModelPlan
+from edged.protocol import Launch
 from edged.supervisor import memory
 from edged.supervisor.ledger import Ledger
 from edged.supervisor.lifecycle import Limits
@@ -137,6 +138,11 @@ class Memory:
 
     def beside(self, holder: Holder, plan: ModelPlan) -> Lease | None:
         """Return a lease beside the one that `holder` has, if nobody has to leave for it."""
+        own = [
+            lease.worker.launch for lease in self.leases if lease.holder is holder and lease.worker
+        ]
+        if plan.launch is not None and any(_share_a_gpu(launch, plan.launch) for launch in own):
+            return None  # its share of the GPU is free only once the old worker has left
         wanted = self.ledger.wanted_bytes(plan, self.build)
         claimed = sum(claim.bytes for claim in self._claims.values())
         fits = memory.room_beside(wanted + claimed, self._residents(), self.budget_bytes)
@@ -219,3 +225,9 @@ class Memory:
                 ready_at=lease.ready_at,
                 leaving=lease.leaving or holder.is_leaving,
             )
+
+
+def _share_a_gpu(one: Launch, other: Launch) -> bool:
+    if one.lmdeploy is None or other.lmdeploy is None:
+        return False
+    return bool(set(one.lmdeploy.devices) & set(other.lmdeploy.devices))

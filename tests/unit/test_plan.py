@@ -313,9 +313,8 @@ OLD = Gpu(0, "GTX 1080", 8 * GIB, 8 * GIB, (6, 1), "550", "nvml")
     ("gpus", "lmdeploy", "expected"),
     [
         ((), None, "no NVIDIA GPU"),
-        ((OLD,), None, "compute capability 7.0, GTX 1080 has 6.1"),
-        ((NVIDIA,), None, "LMDeploy engine is not installed"),
-        ((NVIDIA,), "0.18.0", "has no LMDeploy engine yet"),
+        ((OLD,), None, "GTX 1080 has 6.1"),
+        ((NVIDIA,), None, "it is not installed: `edged setup-cuda`"),
     ],
 )
 def test_lmdeploy_is_rejected_with_its_reason(
