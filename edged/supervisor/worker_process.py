@@ -171,7 +171,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, a millisecond
-                [*self._argv, str(theirs.fileno())],
+                [*self._own_argv(), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -186,6 +186,12 @@ class WorkerProcess:
         self.pid = process.pid
         self._life = asyncio.create_task(self._live(process, ours), name=f"worker {process.pid}")
         return await asyncio.shield(self._became_ready)
+
+    def _own_argv(self) -> Sequence[str]:
+        """Return the program of this launch: LMDeploy has an interpreter of its own."""
+        settings = self.launch.lmdeploy
+        is_real = tuple(self._argv) == WORKER_ARGV
+        return (settings.python, *self._argv[1:]) if settings and is_real else self._argv
 
     async def stop(self, why: str, limit_s: float | None = None) -> None:
         """End the process, by SIGTERM first and SIGKILL after `limit_s`; return when reaped.

@@ -251,8 +251,14 @@ class Worker:
 
 def make_engine(launch: Launch) -> Engine:
     """Return the engine of a launch; raises EngineMissingError."""
-    if launch.engine != "llamacpp":
-        raise EngineMissingError(f"this edged has no engine {launch.engine!r}")
+    if launch.engine == "lmdeploy":
+        try:
+            from edged.worker.lmdeploy.engine import LmdeployEngine  # noqa: PLC0415
+        except ImportError as error:
+            raise EngineMissingError(
+                f"the engine lmdeploy needs what `edged setup-cuda` installs: {error}"
+            ) from error
+        return LmdeployEngine()
     # Imported here: numpy and its friends are of no use to a worker of another engine.
     if launch.kind != "chat":
         from edged.worker.llamacpp.embedding import EmbeddingEngine  # noqa: PLC0415

@@ -19,8 +19,8 @@ from edged.errors import InvalidRequest
 from edged.protocol import Constraint, Generate, Messages
 from edged.worker import output
 from edged.worker.llamacpp import grammar_text
-from edged.worker.output import Format, Marker, Trigger
-from edged.worker.output.harmony import TRIGGER, channel_of
+from edged.worker.output import Format, Marker, Trigger, reasoning
+from edged.worker.output.harmony import TRIGGER
 from edged.worker.output.syntax import Harmony, Syntax, split_tags
 
 TokenOf = Callable[[str], int | None]
@@ -28,9 +28,6 @@ TokenOf = Callable[[str], int | None]
 _ANY = "/(?s:.*)/"
 _SPACE = "/[ \\n]{0,8}/"
 _MOST_LIKELY = 32  # grammars that are compiled before they are needed
-_ANALYSIS = "analysis"
-_END = "<|end|>"
-_TO_FINAL = f"{_END}<|start|>assistant<|channel|>final<|message|>"
 
 
 class Needed(NamedTuple):
@@ -80,8 +77,8 @@ def demanded(request: Generate, form: Format, prompt: str, token_of: TokenOf) ->
 
     Raises InvalidRequest where the request contradicts itself.
     """
-    reasoning = opened(form, prompt)
-    if reasoning is None and (request.reasoning_budget == 0 or _closed(form, prompt)):
+    opened = reasoning.opened(form, prompt) is not None
+    if not opened and (request.reasoning_budget == 0 or reasoning.closed(form, prompt)):
         form = msgspec.structs.replace(form, thinks=None)
     if not prompt.endswith(form.given):
         form = msgspec.structs.replace(form, given="")
@@ -89,18 +86,14 @@ def demanded(request: Generate, form: Format, prompt: str, token_of: TokenOf) ->
     if choice.mode == "required" or (tools and request.constraint is not None):
         constraint = None if choice.mode == "required" else request.constraint
         try:
-            lark = output.lark(
-                form, tools, choice, constraint, token_of=token_of, opened=reasoning is not None
-            )
+            lark = output.lark(form, tools, choice, constraint, token_of=token_of, opened=opened)
         except ValueError as error:
             param = "tool_choice" if constraint is None else grammar_text.param_of(constraint)
             raise InvalidRequest(f"{error}", param=param) from error
         return Needed(grammar_text.of_lark(lark), "tools")
     if request.constraint is None:
         return None
-    return content(
-        request.constraint, _before_content(form, token_of, opened=reasoning is not None)
-    )
+    return content(request.constraint, _before_content(form, token_of, opened=opened))
 
 
 def content(constraint: Constraint, around: str | None = None) -> Needed:
@@ -108,25 +101,9 @@ def content(constraint: Constraint, around: str | None = None) -> Needed:
     return Needed(grammar_text.text_of(constraint, around), grammar_text.param_of(constraint))
 
 
-def opened(form: Format, prompt: str) -> str | None:
-    """Return what closes the reasoning that a prompt has opened at its end; None if it has not."""
-    if isinstance(form.calls[0], Harmony):
-        return _TO_FINAL if channel_of(prompt) == _ANALYSIS else None
-    end = prompt.rstrip()
-    found = next((m for m in form.markers if end.endswith(m.opening.strip())), None)
-    return found.closing if found else None
-
-
 def closing(request: Generate, form: Format, prompt: str) -> str | None:
     """Return the text that ends the reasoning of an answer; None for a model that never reasons."""
-    if isinstance(form.calls[0], Harmony):
-        return _END if _tools_of(request) else _TO_FINAL  # what comes next may be a call
-    return opened(form, prompt) or (form.thinks.closing if form.thinks else None)
-
-
-def _closed(form: Format, prompt: str) -> bool:
-    end = prompt.rstrip()
-    return any(end.endswith(marker.closing.strip()) for marker in form.markers)
+    return reasoning.closing(form, prompt, may_call=bool(_tools_of(request)))
 
 
 def _tools_of(request: Generate) -> list[dict[str, Any]]:

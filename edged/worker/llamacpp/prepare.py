@@ -37,6 +37,7 @@ from edged.worker.llamacpp.seen import Seen, see
 from edged.worker.llamacpp.sequence import Sequence, Span
 from edged.worker.llamacpp.vocabulary import Vocab
 from edged.worker.markers import Markers
+from edged.worker.output import reasoning
 from edged.worker.template import Template
 
 _MOST_BREAKERS = 32  # each one is looked for in the whole vocabulary
@@ -206,7 +207,7 @@ class Preparer:
             enforced=bool(tools) and request.constraint is None,
             calls=calls,
             likely=tuple(calls.likely()) if calls else (),
-            thinking=answer_grammar.opened(form, text) is not None,
+            thinking=reasoning.opened(form, text) is not None,
             thinking_budget=budget if closing else None,
             closing=tuple(self._vocab.tokenize([(closing, True)], wrap=False)) if closing else (),
         )

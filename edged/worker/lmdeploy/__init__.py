@@ -1,0 +1,1 @@
+"""LMDeploy's engine: `Generate` in, events out, through its `AsyncEngine`."""
