@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "edged.store.folders": set(),
     "edged.store.responses": GROUND,
     "edged.plan": FACTS | {"edged.store"},
+    "edged.cuda": FACTS | {"edged.atomic", "edged.plan"},
     "edged.pull": FACTS | {"edged.plan", "edged.store"},
     "edged.supervisor": FACTS | {"edged.plan"},
     "edged.metrics": FACTS,
@@ -53,7 +54,8 @@ MAY_IMPORT = {
     | {"edged.plan", "edged.pull", "edged.store", "edged.supervisor", "edged.metrics"}
     | {"edged.api", "edged.auth"},
     "edged.cli": FACTS
-    | {"edged.plan", "edged.pull", "edged.store", "edged.api", "edged.daemon", "edged.auth"},
+    | {"edged.plan", "edged.pull", "edged.store", "edged.api", "edged.daemon", "edged.auth"}
+    | {"edged.cuda"},
     "edged.__main__": {"edged.cli"},
     # how `edged bench` counts, says and draws
     "edged.cli.models": FACTS | {"edged.plan", "edged.store", "edged.cli", "edged.worker.output"},
@@ -98,7 +100,10 @@ ONLY_IN = {
     "llama_cpp": {"edged/worker/llamacpp/library.py", "edged/worker/llamacpp/multimodal.py"},
     "lmdeploy": {"edged/worker/lmdeploy/library.py"},
     "torch": {"edged/worker/lmdeploy/library.py"},
-    "tokenizers": {"edged/worker/lmdeploy/vocabulary.py"},
+    "tokenizers": {
+        "edged/worker/lmdeploy/vocabulary.py",
+        "edged/worker/lmdeploy/random_model.py",
+    },
     "gguf": set(),
     "PIL": {"edged/api/image_file.py", "edged/worker/lmdeploy/images.py"},
 }

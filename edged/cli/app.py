@@ -18,6 +18,7 @@ from edged.cli import (
     orders,
     pull,
     serve,
+    setup_cuda,
     show,
     tls,
 )
@@ -62,6 +63,7 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("report")(doctor.report)
 app.command("discover")(discover.discover)
+app.command("setup-cuda")(setup_cuda.setup_cuda)
 app.add_typer(key.keys, name="key")
 app.add_typer(tls.tls, name="tls")
 app.command("version")(show.version)

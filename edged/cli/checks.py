@@ -226,14 +226,18 @@ def _hardware(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("bad", "memory", text, "a smaller model or context in models.toml")
     else:
         yield Finding("ok", "memory", text)
-    engines = [f"{k} {v}" for k, v in hardware["engines"].items() if v]
+    versions = {k: v for k, v in hardware["engines"].items() if not k.endswith("_python")}
+    engines = [f"{k} {v}" for k, v in versions.items() if v]
     if engines:
         yield Finding("ok", "engines", ", ".join(engines))
     else:
         yield Finding("bad", "engines", "none is installed", "apt-get install --reinstall edged")
     gpus = [gpu["name"] for gpu in hardware["gpus"]]
     has_node = any(Path("/dev/dri").glob("renderD*")) if Path("/dev/dri").is_dir() else False
-    if gpus:
+    if gpus and versions.get("lmdeploy") is None:
+        text = f"{', '.join(gpus)}; LMDeploy, which computes on it, is not installed"
+        yield Finding("note", "GPU", text, "edged setup-cuda")
+    elif gpus:
         yield Finding("ok", "GPU", ", ".join(gpus))
     elif has_node:
         mend = "see /usr/share/doc/edged/examples/vulkan.conf, and install its Vulkan driver"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ from edged.pull.auto import picker
 from edged.pull.progress import Progress
 from edged.pull.pulling import Pull, changes
 from edged.store import lock
-from edged.store.lock import Locked
+from edged.store.lock import Form, Locked
 from edged.store.resolution import Resolution
 
 _PLAIN_S = 5.0  # a line this often where no terminal shows a bar
@@ -72,32 +72,41 @@ def loaded_plan(config_file: str | None) -> Plan:
     return plan.make(loaded, hardware.detect(loaded.hardware))
 
 
-def _wanted(made: Plan, names: list[str]) -> list[tuple[str, Source]]:
+class _Wanted(NamedTuple):
+    """A distant source, in the form that the engine of its model reads."""
+
+    model: str
+    source: Source
+    form: Form
+
+
+def _wanted(made: Plan, names: list[str]) -> list[_Wanted]:
     """Return the distant sources of these models, each once."""
     for name in names:
         if name not in made.models:
             fail(f"models.toml has no [models.{name}]; it has {', '.join(made.models) or 'none'}")
-    found: dict[Source, str] = {}
+    found: dict[tuple[Source, Form], str] = {}
     for name in names or made.models:
-        for source in made.models[name].model.ggufs:
+        each = made.models[name]
+        folder = each.model.safetensors
+        sources = (folder,) if each.engine == "lmdeploy" and folder else each.model.ggufs
+        for source in sources:
             if source.scheme in _DISTANT:
-                found.setdefault(source, name)
-    return [(name, source) for source, name in found.items()]
+                found.setdefault((source, each.form_of(source)), name)
+    return [_Wanted(name, source, form) for (source, form), name in found.items()]
 
 
 def _pull(loaded: Config, tell: _Tell) -> Pull:
     return Pull(loaded, picker(loaded, lambda: hardware.detect(loaded.hardware)), tell)
 
 
-def _fetch_missing(
-    pulling: Pull, made: Plan, wanted: list[tuple[str, Source]], console: Console
-) -> None:
+def _fetch_missing(pulling: Pull, made: Plan, wanted: list[_Wanted], console: Console) -> None:
     missing = {source for model in made.models.values() for source in model.missing}
     entries = lock.read(pulling.store)
-    for name, source in wanted:
-        entry = entries.find(source)
+    for name, source, form in wanted:
+        entry = entries.find(source, form)
         if source in missing or entry is None:
-            entry = pulling.fetch(pulling.resolve(source, name))
+            entry = pulling.fetch(pulling.resolve(source, name, form))
             console.print(f"{source}: {_said(entry)}", highlight=False)
         else:
             console.print(f"{source}: is here, {_said(entry)}", highlight=False)
@@ -111,14 +120,12 @@ def _said(entry: Locked) -> str:
     return f"{chosen}{format_bytes(entry.bytes)}, revision {entry.revision[:12] or 'unknown'}{why}"
 
 
-def _update(
-    pulling: Pull, wanted: list[tuple[str, Source]], console: Console, *, yes: bool
-) -> None:
+def _update(pulling: Pull, wanted: list[_Wanted], console: Console, *, yes: bool) -> None:
     known = lock.read(pulling.store)
     new: list[Resolution] = []
-    for name, source in wanted:
-        found = pulling.resolve(source, name)
-        change = changes(known.find(source), found)
+    for name, source, form in wanted:
+        found = pulling.resolve(source, name, form)
+        change = changes(known.find(source, form), found)
         if change is None:
             console.print(f"{source}: nothing new", highlight=False)
         else:

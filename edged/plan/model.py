@@ -11,6 +11,7 @@ from edged.hardware import Hardware
 from edged.plan.adapters import AdapterPlan
 from edged.plan.estimate import MemoryEstimate
 from edged.protocol import AdapterFile, Kind, Launch
+from edged.store.lock import Form
 from edged.store.projector import Medium
 
 _GIB = 1 << 30
@@ -49,6 +50,11 @@ class ModelPlan(Struct, frozen=True):
     def is_fetching(self) -> bool:
         """True when it cannot run before its files are there."""
         return bool(self.missing) and self.launch is None
+
+    def form_of(self, source: Source) -> Form:
+        """Return in which form a source of this plan is fetched."""
+        is_folder = self.engine == "lmdeploy" and source == self.model.safetensors
+        return "safetensors" if is_folder else "gguf"
 
     @property
     def kind(self) -> Kind | None:

@@ -44,9 +44,10 @@ def _fetch(path: Path, model: str) -> None:
     made = plan.make(loaded, found)
     if model not in made.models:
         return
+    wanted = made.models[model]
     with Pull(loaded, picker(loaded, lambda: found), lambda p: _say(Went(p))) as pull:
-        for source in made.models[model].missing:
-            pull.fetch(pull.resolve(source, model))
+        for source in wanted.missing:
+            pull.fetch(pull.resolve(source, model, wanted.form_of(source)))
 
 
 def _say(line: Line) -> None:

@@ -2,7 +2,7 @@
 # One line a command: its options and the commands below it; tests/unit/test_packaging.py holds it against the program.
 _edged_words() {
   case $1 in
-    "") echo serve check plan status models reload load unload drain logs pull gc quantize convert export import ask bench doctor report discover key tls version --help ;;
+    "") echo serve check plan status models reload load unload drain logs pull gc quantize convert export import ask bench doctor report discover key tls setup-cuda version --help ;;
     serve) echo --config --log-level --log-json --help ;;
     check | plan) echo --config --url --json --help ;;
     status) echo --url --json --watch --help ;;
@@ -29,6 +29,7 @@ _edged_words() {
     tls) echo init show --help ;;
     "tls init") echo --config --quiet --help ;;
     "tls show") echo --config --json --help ;;
+    setup-cuda) echo --config --wheelhouse --remove --help ;;
     version) echo --json --help ;;
   esac
 }

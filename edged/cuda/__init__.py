@@ -1,0 +1,1 @@
+"""Makes the environment that LMDeploy runs in, and takes it away again."""
