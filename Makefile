@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= models.toml
 
-.PHONY: help run test test-clients test-appliance deb check format setup setup-dev bench chaos lock edge-guide clean
+.PHONY: help run test test-gpu test-clients test-appliance deb check format setup setup-dev bench chaos lock edge-guide clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## ?/\t/' | expand -t 15
@@ -33,6 +33,9 @@ format: setup-dev ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+test-gpu:        ## what only an NVIDIA GPU can show, and its benchmark (WHEELS=DIR without network; see tests/gpu/run)
+	WHEELS="$(WHEELS)" LMDEPLOY_PYTHON="$(LMDEPLOY_PYTHON)" MODEL="$(MODEL)" PYTHON="$(PYTHON)" tests/gpu/run
+
 bench: setup-dev ## benchmarks beside llama.cpp's own servers, built from the installed sdist (ARGS="--pairs 5")
 	$(BIN)/python -m tests.bench $(ARGS)
 
@@ -54,4 +57,4 @@ lock:            ## pin anew what pyproject.toml admits
 	packaging/make-lock
 
 clean:           ## remove what make made (not caches outside this folder)
-	rm -rf $(VENV) .venv-train build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-train .venv-gpu build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
