@@ -14,6 +14,7 @@ from edged import errors
 from edged.hardware import nvml
 from edged.plan import ModelPlan
 from edged.protocol import Launch
+from edged.supervisor import gpu_release
 from edged.supervisor.claims import Lease, Memory
 from edged.supervisor.lifecycle import Limits, Steps
 from edged.supervisor.proof import ProofError, prove
@@ -114,15 +115,25 @@ class Tenure:
             taken = await asyncio.to_thread(nvml.used_bytes, pid)
             lease.vram_bytes = max(lease.vram_bytes, taken)
 
+    async def _held_on_gpus(self) -> int:
+        pid = self.worker.pid
+        if self.launch.lmdeploy is None or pid is None:
+            return 0
+        return await asyncio.to_thread(nvml.used_bytes, pid)
+
     async def end(self, why: str) -> None:
         """Stop the worker and free its memory; what it measured goes into the ledger."""
         if self._coming is not None:
             self._coming.cancel()
             with contextlib.suppress(BaseException):
                 await asyncio.wait([self._coming])
+        held = 0
         if self.worker.alive:
             await self.measure()
+            held = await self._held_on_gpus()
         await self.worker.stop(why)
+        if self.launch.lmdeploy is not None and self.worker.pid is not None:
+            await gpu_release.confirm(self.launch.model, self.worker.pid, held)
         self._record()
         self._memory.release(self.lease)
 

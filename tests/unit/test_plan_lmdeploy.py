@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from edged import hardware, plan
 from edged.config import Config, LmdeployOptions, Model, Source
-from edged.hardware import Engines, Hardware, detect
+from edged.hardware import Engines, Hardware, detect, nvml
 from edged.plan import ModelPlan, known_bad
 from edged.protocol import LmdeployLaunch, Sampling
 from tests.unit.gguf_bytes import gguf
@@ -24,7 +24,7 @@ INSTALLED = Engines(llamacpp="0.3.36", lmdeploy="0.18.0", lmdeploy_python=PYTHON
 @pytest.fixture
 def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(name: str, engines: Engines = INSTALLED) -> Hardware:
-        monkeypatch.setattr(hardware, "_load_nvml", lambda: BOXES[name])
+        monkeypatch.setattr(nvml, "load", lambda: BOXES[name])
         found = detect(root=proc(tmp_path / "proc"))
         memory = hardware.Memory(32 * GIB, 32 * GIB, 32 * GIB)
         return replace(
