@@ -64,10 +64,10 @@ async def until(condition: Callable[[], bool]) -> None:
 class Box:
     """An engine with its native part, and what it holds."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, abort_s: float = 60.0, **settings: Any) -> None:
         self.native = Native()
         self.faults = 0
-        self.engine = LmdeployEngine(self._fault, self._open, abort_s=0.3)
+        self.engine = LmdeployEngine(self._fault, self._open, abort_s=abort_s)
         self.launch = Launch(
             "tiny", "lmdeploy", str(folder), "1", CONTEXT, PARALLEL, CONTEXT * PARALLEL,
             lmdeploy=LmdeployLaunch("/python", (0,), 1 << 20, 1 << 20, **settings),
@@ -513,7 +513,7 @@ async def test_five_hundred_aborts_leave_nothing(box: Box) -> None:
 
 
 async def test_engine_that_never_lets_go_costs_the_worker(folder: Path) -> None:
-    made = Box(folder)
+    made = Box(folder, abort_s=0.3)
     await made.engine.load(made.launch, lambda _: None)
     made.native.is_deaf = True
     made.native.gate = asyncio.Event()
