@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from edged.config import Model, Source
 from edged.config.values import format_bytes
 from edged.errors import NotFetched, StoreError
-from edged.hardware import Gpu, Hardware
+from edged.hardware import Hardware
+from edged.hardware.gpu import Gpu
 from edged.plan import context, known_bad, turbomind, vram
 from edged.plan.estimate import MemoryEstimate
 from edged.plan.kind import UnfitError

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from edged.config.values import format_bytes
-from edged.hardware import Gpu
+from edged.hardware.gpu import Gpu
 from edged.plan.kind import UnfitError
 from edged.plan.turbomind import Shape
 

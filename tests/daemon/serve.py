@@ -19,9 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from edged import daemon, log
-from edged.daemon import surroundings
+from edged.daemon import listeners, surroundings
 from edged.hardware import nvml
-from edged.daemon import listeners
 from edged.supervisor.worker_process import WORKER_ARGV
 from tests.daemon.support import FAKE_WORKER, LIMITS
 from tests.nvml import GIB, Nvml
