@@ -227,7 +227,8 @@ class Worker:
     # ── the socket ──
 
     def _send(self, message: protocol.ToDaemon) -> None:
-        self._writer.write(self._frames.encode(message))
+        if not self._writer.is_closing():  # the daemon is gone; the reader sees it as well
+            self._writer.write(self._frames.encode(message))
 
     async def _drain(self) -> None:
         with contextlib.suppress(ConnectionError):  # the reader sees the end as well
@@ -235,6 +236,8 @@ class Worker:
 
     async def _empty(self) -> None:
         """Wait until every byte has left: the process ends without another turn of the loop."""
+        if self._writer.is_closing():
+            return
         self._writer.transport.set_write_buffer_limits(0)
         await self._drain()
 

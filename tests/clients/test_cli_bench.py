@@ -169,6 +169,8 @@ def test_ctrl_c_ends_bench_at_once_and_leaves_no_request(daemon: str) -> None:
         found = httpx.get(f"{daemon}/status", trust_env=False).json()
         return int(found["models"][0]["open"])
 
+    # Others' requests would be taken for its own, and the signal then meets a program that starts.
+    assert eventually(lambda: n_open() == 0)
     main, side = pty.openpty()  # on a terminal: with a bar
     process = subprocess.Popen(
         [sys.executable, "-m", "edged", "bench", "--seconds", "600", "--url", daemon],

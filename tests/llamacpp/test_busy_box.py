@@ -22,7 +22,8 @@ pytestmark = needs_llama_cpp
 
 ONE_CPU = ("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))))
 HOG = (*ONE_CPU, sys.executable, "-c", "while True: pass")
-LIMITS = replace(Limits(), stuck_s=0.5)  # one look without a sign of work is enough
+# Two looks in a row without a sign of work are enough; one may lie before the requests.
+LIMITS = replace(Limits(), stuck_s=1.5)
 
 
 def launch() -> Launch:
@@ -70,7 +71,7 @@ async def test_worker_that_others_keep_from_its_cpus_is_not_taken_for_hung() -> 
     async with running() as worker:
         assert isinstance(await ask(worker, "so that it has learned", 60), Finish)
         with hogs(4):
-            asking = [ask(worker, f"{n} " * 900, 200) for n in range(6)]
+            asking = [ask(worker, f"{n} " * 300, 20) for n in range(2)]
             ends = await asyncio.gather(*asking)
         assert all(isinstance(end, Finish) for end in ends), ends
         assert worker.alive

@@ -85,6 +85,7 @@ async def test_end_of_a_worker_waits_for_its_memory(monkeypatch: pytest.MonkeyPa
     tenure = Tenure(
         plan, lease, memory, worker_argv=(sys.executable, "-c", script), limits=Limits(),
         steps=Steps(), on_change=lambda: None, on_death=lambda _: None,
+        on_failed_launch=lambda: None,
     )  # fmt: skip
     starting = asyncio.ensure_future(tenure.worker.start())
     await asyncio.sleep(0)  # it is spawned in its first step
