@@ -6,7 +6,6 @@ no tools, no budget for reasoning) take a short way, as it is gone for every tok
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 
@@ -21,6 +20,7 @@ from edged.worker.llamacpp.sampling import NoChoiceError, Row
 from edged.worker.llamacpp.sequence import Reason
 from edged.worker.llamacpp.vocabulary import Vocab
 from edged.worker.output import NOTHING, Piece, Trigger
+from edged.worker.output import likelihoods as held_back
 
 
 class Generation:
@@ -221,20 +221,7 @@ class Generation:
     def _released(self, piece: Piece) -> list[Chosen]:
         """Return the likelihoods of the tokens whose text a piece shows; forget those before it."""
         held, self._likelihoods = self._likelihoods, []
-        if not piece.content:
-            return []  # they made a call
-        if not piece.content[0].isspace():  # the space after the reasoning is not shown
-            held = list(itertools.dropwhile(lambda one: one[0].text.isspace(), held))
-        if not piece.stopped:
-            return [likelihood for likelihood, _ in held]
-        # What comes after the content is the stop string's.
-        n, shown = len(piece.content.encode()), []
-        for likelihood, n_bytes in held:
-            if n <= 0:
-                break
-            shown.append(likelihood)
-            n -= n_bytes
-        return shown
+        return held_back.shown(held, piece)
 
     def _finish(self, reason: Reason, events: list[Event], stop: str | None = None) -> None:
         rest = self._output.finish(cut=reason == "length")

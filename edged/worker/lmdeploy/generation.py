@@ -6,7 +6,6 @@ are spelt here, and reasoning, calls and stop strings found by the parser that b
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -17,6 +16,7 @@ from edged.protocol import Chosen, Delta, Event, Finish, Likelihood, Timings, Us
 from edged.worker.lmdeploy.prepare import Prepared
 from edged.worker.lmdeploy.vocabulary import Vocab
 from edged.worker.output import NOTHING, Piece
+from edged.worker.output import likelihoods as held_back
 
 _LOWEST = -9999.0  # JSON knows no infinity; OpenAI says this for what is all but impossible
 Reason = Literal["stop", "length"]
@@ -114,20 +114,7 @@ class Generation:
     def _released(self, piece: Piece) -> list[Chosen]:
         """Return the likelihoods of the tokens whose text a piece shows; forget those before it."""
         held, self._likelihoods = self._likelihoods, []
-        if not piece.content:
-            return []  # they made a call
-        if not piece.content[0].isspace():  # the space after the reasoning is not shown
-            held = list(itertools.dropwhile(lambda one: one[0].text.isspace(), held))
-        if not piece.stopped:
-            return [likelihood for likelihood, _ in held]
-        # What comes after the content is the stop string's.
-        n, shown = len(piece.content.encode()), []
-        for likelihood, n_bytes in held:
-            if n <= 0:
-                break
-            shown.append(likelihood)
-            n -= n_bytes
-        return shown
+        return held_back.shown(held, piece)
 
     def _chosen(self, token: int, row: Mapping[int, float]) -> Chosen:
         best = sorted(row.items(), key=lambda item: -item[1])[: self._top or 0]
