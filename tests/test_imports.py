@@ -17,6 +17,7 @@ GROUND = {
     "edged.log",
     "edged.journal",
     "edged.atomic",
+    "edged.wake",
     "edged.heap",
 }
 FACTS = GROUND | {"edged.config", "edged.hardware", "edged.status"}
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "edged": set(),
     "edged.errors": set(),
     "edged.atomic": set(),
+    "edged.wake": set(),
     "edged.heap": set(),
     "edged.log": {"edged.journal", "edged.redaction"},
     "edged.redaction": set(),

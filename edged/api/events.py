@@ -24,6 +24,7 @@ from edged.api.exchange import Exchange
 from edged.errors import EdgedError
 from edged.log import get_logger
 from edged.protocol import Chosen, Delta, Event, Failed, Finish, Generate, Started, Timings, Usage
+from edged.wake import Wake
 
 PING_S = 10.0  # a stream on which nothing flows gets a comment this often
 STALLED_CLIENT_S = 120.0  # a client that takes no bytes for this long is cut off
@@ -163,7 +164,7 @@ class Answer:
         self._n_completion = 0
         self._last_s: dict[int, float] = {}
         self._gap = box.metrics.gaps(model)
-        self._wake = asyncio.Event()
+        self._wake = Wake()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request of this scope."""
@@ -213,7 +214,7 @@ class Answer:
 
     async def _write_whole(self, send: Send) -> None:
         while self._finish is None and not self._gone:
-            await self._wait()
+            await self._wake.wait()
             if self._error:
                 raise self._error
         if self._finish is None:
@@ -239,7 +240,7 @@ class Answer:
     async def _write_pieces(self, send: Send) -> None:
         opened = ended = False
         while not (ended or self._gone):
-            await self._wait()
+            await self._wake.wait()
             if self._error and not opened:
                 raise self._error
             ended = bool(self._finish or self._error)
@@ -294,10 +295,6 @@ class Answer:
             self._wake.set()
             idle_s = 0.0
         self._ping_timer = asyncio.get_running_loop().call_later(PING_S - idle_s, self._ping)
-
-    async def _wait(self) -> None:
-        await self._wake.wait()
-        self._wake.clear()
 
     # ── bookkeeping ──
 

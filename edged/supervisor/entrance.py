@@ -75,7 +75,7 @@ class Entrance:
                 worker = await self._place(ticket)
             async with contextlib.aclosing(worker.generate(request)) as events:
                 async for event in events:
-                    if isinstance(event, LAST) and not isinstance(event, Failed):
+                    if type(event) in LAST and not isinstance(event, Failed):
                         self._poison.answered(request)
                     yield event
         finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 
 from edged import errors
 from edged.protocol import LAST, Delta, Event, Failed
+from edged.wake import Wake
 
 
 class Stream:
@@ -27,7 +27,7 @@ class Stream:
         self.last: Event | None = None
         self._events: deque[Event] = deque()
         self._unread_chars = 0
-        self._arrived = asyncio.Event()
+        self._arrived = Wake()
 
     def put(self, event: Event) -> None:
         """Take an event for the reader; after the last one of a request nothing is taken."""
@@ -44,7 +44,7 @@ class Stream:
                     errors.ServiceUnavailable.code,
                     "the client reads too slowly: the answer was cut off",
                 )
-        self.ended = isinstance(event, LAST)
+        self.ended = type(event) in LAST
         self.last = event
         self._events.append(event)
         self._arrived.set()
@@ -71,7 +71,6 @@ class Stream:
     async def next(self) -> Event:
         """Wait for the next event; liveness of the worker bounds this wait."""
         while not self._events:
-            self._arrived.clear()
             await self._arrived.wait()
         event = self._events.popleft()
         if isinstance(event, Delta):
@@ -85,6 +84,8 @@ _LIKELIHOOD_COST_CHARS = 128
 
 def _size(delta: Delta) -> int:
     """Return about how many characters of memory a piece takes."""
+    if not (delta.calls or delta.logprobs):  # nearly always; the sums cost a tenth of a stream
+        return len(delta.content) + len(delta.reasoning)
     calls = sum(_CALL_COST_CHARS + len(call.arguments) for call in delta.calls)
     likelihoods = sum(_LIKELIHOOD_COST_CHARS * (1 + len(each.top)) for each in delta.logprobs)
     return len(delta.content) + len(delta.reasoning) + calls + likelihoods

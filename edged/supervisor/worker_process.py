@@ -369,7 +369,7 @@ class WorkerProcess:
             while True:
                 event = await stream.next()
                 yield event
-                if isinstance(event, LAST):
+                if type(event) in LAST:
                     return
         finally:
             if self._streams.pop(stream.id, None) is not None:

@@ -85,11 +85,20 @@ class Balance:
         self._load.begin(now_s)
 
     def after(
-        self, n_tokens: int, started_s: float, now_s: float, *, decoding: bool
+        self,
+        n_tokens: int,
+        started_s: float,
+        now_s: float,
+        *,
+        decoding: bool,
+        urgent: bool = False,
     ) -> tuple[int, int]:
-        """Take note of a step; return the threads of decode and prefill for the next one."""
+        """Take note of a step; return the threads of decode and prefill for the next one.
+
+        `urgent`: streams waited for it.
+        """
         threads = self.threads
-        threads.step(n_tokens, now_s - started_s, decoding=decoding)
+        threads.step(n_tokens, now_s - started_s, decoding=decoding, urgent=urgent)
         taken = self._load.look(now_s)
         if taken is not None:
             threads.look(taken)

@@ -2,7 +2,9 @@
 
 Pure. A step with decodes should take about `TARGET_S`, or twice what its decodes alone take where
 that is longer: on a slow or busy box prefill gets half of the time, not the crumbs. What a prompt
-token costs on this box is learned from the steps themselves.
+token costs on this box is learned from the steps themselves, beside streams and alone apart: a few
+tokens cost up to three times as much each as those of a whole batch. A price that rises is
+believed sooner than one that falls, since a step that is too long shows and one too short does not.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ from __future__ import annotations
 TARGET_S = 0.1
 TOGETHER_S = 1.0  # beside streams that began with those whose prompts are read
 _FIRST_GUESS_S = 0.002  # a prompt token, until the first one was measured
+_FEWER = 1.5  # times the price of a whole batch's token, until one beside streams was measured
 _FEWEST = 8  # prompt tokens a step, however slow the box: prefill never stands still
-_WEIGHT = 0.2  # of the newest measurement
+_MANY = 64  # prompt tokens from which on a step beside streams costs what whole batches do
+_RISING, _FALLING = 0.4, 0.1  # weight of the newest measurement
 
 
 class Pace:
@@ -20,22 +24,33 @@ class Pace:
     def __init__(self) -> None:
         self.step_s = 0.0
         self._decode_s = 0.0  # a step of decodes only
-        self._token_s = _FIRST_GUESS_S
+        self._token_s = 0.0  # of many
+        self._beside_s = 0.0  # of few, beside streams
 
     def observe(self, *, decodes: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a finished step."""
         self.step_s = _mix(self.step_s, seconds)
         if prompt_tokens == 0:
             self._decode_s = _mix(self._decode_s, seconds)
-        elif prompt_tokens >= _FEWEST:
-            rest = max(seconds - (self._decode_s if decodes else 0.0), seconds * 0.1)
-            self._token_s = _mix(self._token_s, rest / prompt_tokens)
+            return
+        if prompt_tokens < _FEWEST:
+            return
+        rest_s = max(seconds - (self._decode_s if decodes else 0.0), seconds * 0.1)
+        if decodes and prompt_tokens < _MANY:
+            self._beside_s = _mix(self._beside_s, rest_s / prompt_tokens)
+        else:
+            self._token_s = _mix(self._token_s, rest_s / prompt_tokens)
 
     def prompt_tokens(self, target_s: float = TARGET_S) -> int:
         """Prompt tokens that a step with decodes can carry."""
         spare_s = max(target_s - self._decode_s, self._decode_s)
-        return max(_FEWEST, int(spare_s / self._token_s))
+        token_s = self._token_s or max(_FIRST_GUESS_S, self._beside_s)
+        many = int(spare_s / token_s)
+        if many >= _MANY:
+            return many
+        few = int(spare_s / (self._beside_s or _FEWER * token_s))
+        return max(_FEWEST, min(few, _MANY))
 
 
 def _mix(old: float, new: float) -> float:
-    return new if old == 0.0 else old + _WEIGHT * (new - old)
+    return new if old == 0.0 else old + (_RISING if new > old else _FALLING) * (new - old)

@@ -70,3 +70,8 @@ class Batch:
     def decoding(self) -> bool:
         """Nothing but the next token of each sequence, and guesses for those behind it."""
         return all(chunk.n == 1 and chunk.span is None for chunk in self.chunks)
+
+    @property
+    def streaming(self) -> bool:
+        """Some answers go on in it."""
+        return any(chunk.n == 1 and chunk.last for chunk in self.chunks)

@@ -276,7 +276,9 @@ class EngineThread:
 
     def _balance(self, batch: Batch, started_s: float, now_s: float) -> None:
         n_tokens = sum(chunk.n_cells for chunk in batch.chunks)
-        threads = self.balance.after(n_tokens, started_s, now_s, decoding=batch.decoding)
+        threads = self.balance.after(
+            n_tokens, started_s, now_s, decoding=batch.decoding, urgent=batch.streaming
+        )
         if threads != self.runner.threads:
             self.runner.threads = threads
             self.speculation.use_threads(threads)

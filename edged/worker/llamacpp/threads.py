@@ -5,7 +5,8 @@ so one of them that waits for a core holds up all. What others take of the box (
 at once which count to try; how long the steps take with it and with the count before decides.
 Without such a sign other counts are tried as well, ever more rarely, so that a quiet box loses less
 than a hundredth to it: that finds the count for cores of two speeds, and for programs whose nice
-value lets ours go first.
+value lets ours go first. Never so in steps that read a prompt while streams wait for them: a count
+that is too small doubles such a step, and each stream shows it as a stall.
 
 Times are in s; the clock that intervals are measured on counts the time of steps only.
 """
@@ -122,8 +123,17 @@ class Count:
         else:
             self._due_s = min(self._due_s, self._hold_until_s)
 
-    def step(self, kind: int, cost: float, seconds: float, clock_s: float) -> None:
-        """Learn from a step of `seconds`; steps of one `kind` compare by their `cost`."""
+    def step(
+        self, kind: int, cost: float, seconds: float, clock_s: float, *, urgent: bool = False
+    ) -> None:
+        """Learn from a step of `seconds`; steps of one `kind` compare by their `cost`.
+
+        `urgent`: streams wait for it, so only what others take of the box is reason for a trial.
+        """
+        if urgent and self.wanted == self.settled:
+            if self._trial is not None:
+                self._keep(clock_s)
+            return
         if self._trial is not None:
             self._judge(self._trial, kind, cost, seconds, clock_s)
             return
@@ -284,14 +294,14 @@ class Threads:
         for count in (self.decode, self.prefill):
             count.want(allowance(count.most, self._cpus, taken, count.wanted), self._clock_s)
 
-    def step(self, n_tokens: int, seconds: float, *, decoding: bool) -> None:
-        """Learn from a step; `decoding`: it computed nothing of a prompt."""
+    def step(self, n_tokens: int, seconds: float, *, decoding: bool, urgent: bool = False) -> None:
+        """Learn from a step; `decoding`: it computed nothing of a prompt; `urgent`: see `Count`."""
         self._clock_s += seconds
         if decoding:
             self.decode.step(n_tokens, seconds, seconds, self._clock_s)
         else:
             kind = n_tokens.bit_length()
-            self.prefill.step(kind, seconds / n_tokens, seconds, self._clock_s)
+            self.prefill.step(kind, seconds / n_tokens, seconds, self._clock_s, urgent=urgent)
 
     def news(self, now_s: float) -> Change | None:
         """Return a change that was not told yet; not more often than every few seconds."""

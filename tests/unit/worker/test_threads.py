@@ -181,6 +181,29 @@ def test_phases_are_apart() -> None:
     assert threads.reason.startswith("2 → 1 threads: other")
 
 
+def test_streams_never_pay_for_a_trial_that_nothing_asks_for() -> None:
+    """A step that reads a prompt beside streams takes twice as long with a core less."""
+    threads = Threads(2, 2, cpus=2)
+    dice = random.Random(5)
+    for _ in range(2000):  # of 0.1 to 0.2 s, as on a box that moves between two speeds
+        assert threads.now[1] == 2
+        threads.step(12, dice.choice((0.1, 0.2)), decoding=False, urgent=True)
+    while threads.now[1] == 2:  # alone, trials are free
+        threads.step(512, 2.0, decoding=False)
+    threads.step(512, 3.4, decoding=False)
+    threads.step(12, 0.1, decoding=False, urgent=True)
+    assert threads.now[1] == 2, "a stream came: the trial is over"
+
+
+def test_a_core_that_is_taken_is_left_to_it_beside_streams_as_well() -> None:
+    threads = Threads(2, 2, cpus=2)
+    for _ in range(60):
+        threads.look(1.0)
+        step_s = 0.6 if threads.now[1] == 2 else 0.2
+        threads.step(12, step_s, decoding=False, urgent=True)
+    assert threads.settled[1] == 1
+
+
 def test_clients_that_come_and_go_do_not_confuse_a_trial() -> None:
     """Steps with more sequences take longer; only steps of the same kind are compared."""
     dice = random.Random(3)
