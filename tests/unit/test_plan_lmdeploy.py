@@ -12,9 +12,9 @@ from edged.config import Config, LmdeployOptions, Model, Source
 from edged.hardware import Engines, Hardware, detect, nvml
 from edged.plan import ModelPlan, known_bad
 from edged.protocol import LmdeployLaunch, Sampling
+from tests.nvml import BOXES, GIB
 from tests.unit.gguf_bytes import gguf
 from tests.unit.lmdeploy_models import AWQ, LLAMA, MODELS, folder_of, model
-from tests.unit.nvml_boxes import BOXES, GIB
 from tests.unit.test_hardware import box as proc
 
 PYTHON = "/var/lib/edged/cuda-py3.11/bin/python"
