@@ -35,6 +35,11 @@ class Native:
         self.engine_config: Any = None
         self.tokenizer: Any = None
 
+    def opened(self, folder: str, config: Any) -> "Native":  # noqa: ARG002 - others need it
+        """Return the engine for a folder, as `AsyncEngine._build_turbomind` does."""
+        self.engine_config = config
+        return self
+
     def create_instance(self, **_: Any) -> "Instance":
         return Instance(self)
 
@@ -121,14 +126,14 @@ class Instance:
 class PlayedLibrary(library.Library):
     """The adapter as it is, on the real AsyncEngine; only what needs CUDA is left out."""
 
-    def __init__(self, launch: Launch, native: Native) -> None:
+    def __init__(self, launch: Launch, native: Any) -> None:
+        """`native`: a `Native`, or what else has `opened`."""
         self._native = native
         super().__init__(launch)
 
     def _open(self, launch: Launch, settings: LmdeployLaunch) -> Any:
-        def build(_engine: Any, *_: Any, backend_config: Any, **__: Any) -> Native:
-            self._native.engine_config = backend_config
-            return self._native
+        def build(_engine: Any, model_path: str, backend_config: Any, **_: Any) -> Any:
+            return self._native.opened(model_path, backend_config)
 
         config = self._config(launch, settings, share=0.5)
         real = AsyncEngine._build_turbomind
