@@ -40,6 +40,14 @@ class Native:
         self.engine_config = config
         return self
 
+    def answer_to(self, prompt: list[int], config: Any) -> list[int]:  # noqa: ARG002 - others'
+        """Return the tokens of an answer."""
+        return list(self.answer)
+
+    def likelihoods_of(self, answer: list[int]) -> list[dict[int, float]] | None:  # noqa: ARG002
+        """Return a row for each of its tokens."""
+        return self.logprobs
+
     def create_instance(self, **_: Any) -> "Instance":
         return Instance(self)
 
@@ -76,7 +84,8 @@ class Instance:
         native.running += 1
         over = False
         try:
-            answer, said = list(native.answer), 0
+            answer, said = native.answer_to(list(input_ids), gen_config), 0
+            likelihoods = native.likelihoods_of(answer) if gen_config.logprobs else None
             while True:
                 native.tick += 1
                 if native.gate is not None:
@@ -89,7 +98,7 @@ class Instance:
                     return
                 step = next(native.pieces, 1) if native.pieces else 1
                 tokens = answer[said : said + step]
-                rows = native.logprobs[said : said + step] if native.logprobs else None
+                rows = likelihoods[said : said + step] if likelihoods else None
                 said += step
                 over = said >= min(len(answer), gen_config.max_new_tokens)
                 tokens = tokens[: gen_config.max_new_tokens - (said - step)]
