@@ -80,8 +80,11 @@ async def test_streams_together_and_five_hundred_aborts(box: Hardware, folders: 
             await asyncio.gather(*requests)
             return 64 * 128 / (time.monotonic() - started)
 
+        async def best_rate() -> float:
+            return max([await rate() for _ in range(5)])
+
         await rate()  # warm
-        before = await rate()
+        before = await best_rate()
         random.seed(3)
 
         async def abort(n: int) -> None:
@@ -100,7 +103,7 @@ async def test_streams_together_and_five_hundred_aborts(box: Hardware, folders: 
                 await abort(n)
 
         await asyncio.gather(*(client() for _ in range(32)))
-        after = await rate()
+        after = await best_rate()
         print(f"64 streams: {before:.0f} tokens/s, {after:.0f} after 500 aborts")
         assert after > 0.8 * before
         assert worker.open == 0
