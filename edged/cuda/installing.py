@@ -24,8 +24,9 @@ import edged
 from edged import atomic
 from edged.config.values import format_bytes
 from edged.errors import EdgedError
-from edged.hardware import Gpu, Hardware
+from edged.hardware import Hardware
 from edged.hardware.cuda import PACKAGE, STAMP, Stamp, folder_in
+from edged.hardware.gpu import Gpu
 from edged.plan import turbomind
 
 LOCK = Path(__file__).parent / "requirements.lock"

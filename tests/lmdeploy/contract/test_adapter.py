@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lmdeploy.metrics.metrics_processor import metrics_processor
 from msgspec.structs import replace
 
 from edged.protocol import (
@@ -299,6 +300,18 @@ async def test_strict_tools_are_watched(box: Box) -> None:
     assert content(events) == "no call"
 
 
+async def test_no_grammar_beside_an_image(folder: Path) -> None:
+    """An image that fails between the two would leave the grammar with the next request."""
+    made = Box(folder, images=True)
+    await made.engine.load(made.launch, lambda _: None)
+    parts = [{"type": "text", "text": "what?"}, {"type": "image"}]
+    prompt = Messages([{"role": "user", "content": parts}], media=[Media("image", b"0" * 12, 2, 2)])
+    error = failed(await made.ask(prompt, constraint=JsonSchema({"type": "object"})))
+    assert (error.code, error.param) == ("unsupported_parameter", "response_format")
+    assert not made.native.prompts
+    await made.engine.close()
+
+
 async def test_no_grammars_on_several_gpus(folder: Path) -> None:
     made = Box(folder, grammars=False)
     await made.engine.load(made.launch, lambda _: None)
@@ -331,6 +344,18 @@ async def test_stats_show_the_engines_progress(box: Box) -> None:
     assert (stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens) == (1, 1, 4)
     await until(lambda: box.engine.stats().cells_used > 0)
     assert box.engine.stats().cells_used == CONTEXT * PARALLEL / 4
+
+
+async def test_prompts_are_neither_logged_nor_queued(
+    box: Box, capfd: pytest.CaptureFixture[str]
+) -> None:
+    box.says("a")
+    await box.ask("my darkest secret")
+    await box.ask("y" * CONTEXT)  # refused
+    assert metrics_processor.metrics_queue is None  # it has no limit
+    out, err = capfd.readouterr()
+    assert not out
+    assert "secret" not in err
 
 
 async def test_engine_gets_what_was_planned(box: Box) -> None:
