@@ -9,10 +9,11 @@ import typer
 
 from edged import config
 from edged.cli.client import ConfigFile, fail
-from edged.config import Config, ConfigProblems
+from edged.config import Config, ConfigProblems, Model, Source
 from edged.config.values import format_bytes
 from edged.errors import StoreError
 from edged.store import bundle, elsewhere, folders, lock
+from edged.store.lock import Form
 from edged.store.source import is_whole
 
 
@@ -32,15 +33,8 @@ def export(
     try:
         loaded, store = _loaded(config_file)
         known = lock.read(store)
-        for name, model in loaded.models.items():
-            for source in model.ggufs:
-                entry = known.find(source)
-                if source.scheme == "builtin" or (entry and is_whole(entry, store)):
-                    continue
-                if source.scheme == "file" and entry is None:
-                    print(f"{name}: {source} is a file of this box and stays behind: copy it too")
-                else:
-                    fail(f"{name}: {source} is not here yet: run `edged pull {name}` first")
+        for model in loaded.models.values():
+            _look(model, known, store)
         folder.mkdir(parents=True, exist_ok=True)
         found = bundle.write(loaded, store, folder, _Said("copied"))
     except (ConfigProblems, StoreError) as error:
@@ -50,6 +44,27 @@ def export(
     total = sum(entry.bytes for entry in found.sources)
     print(f"{len(found.sources)} sources, {format_bytes(total)}, are in {folder}.")
     print(f"On the other box: edged import {folder}")
+
+
+def _look(model: Model, known: lock.Lock, store: Path) -> None:
+    """Say what of a model stays behind; end the command where no engine could run the rest."""
+    missing: dict[Form, Source] = {}
+    for source, form in model.sources:
+        entry = known.find(source, form)
+        if source.scheme == "builtin" or (entry and is_whole(entry, store)):
+            continue
+        if source.scheme == "file" and entry is None:
+            print(f"{model.name}: {source} is of this box and stays behind: copy it too")
+        else:
+            missing.setdefault(form, source)
+    forms = {form for _, form in model.sources}
+    for form, source in missing.items():
+        if set(missing) == forms:
+            fail(f"{model.name}: {source} is not here yet: run `edged pull {model.name}` first")
+        print(
+            f"{model.name}: {source} ({form}) is not here and stays behind; this box runs the "
+            f"other form. `edged pull --all {model.name}` brings both"
+        )
 
 
 def import_(

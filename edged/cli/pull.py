@@ -32,6 +32,7 @@ from edged.pull.pulling import Pull, changes
 from edged.store import lock
 from edged.store.lock import Form, Locked
 from edged.store.resolution import Resolution
+from edged.store.source import is_whole
 
 _PLAIN_S = 5.0  # a line this often where no terminal shows a bar
 _DISTANT = ("hf", "ms", "https")
@@ -46,17 +47,21 @@ def pull(
         bool, typer.Option("--update", help="Look for newer files, and show what changes first.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Also what this box would not use: safetensors beside GGUF."),
+    ] = False,
 ) -> None:
     """Fetch the files that models are missing. A running daemon takes them by itself."""
     made = loaded_plan(config_file)
-    wanted = _wanted(made, models or [])
+    wanted = _wanted(made, models or [], everything=everything)
     console = Console(stderr=True)
     try:
         with _shown(console) as tell, _pull(made.config, tell) as pulling:
             if update:
                 _update(pulling, wanted, console, yes=yes)
             else:
-                _fetch_missing(pulling, made, wanted, console)
+                _fetch_missing(pulling, wanted, console)
     except StoreError as error:
         fail(error.message)
     except KeyboardInterrupt:
@@ -80,8 +85,8 @@ class _Wanted(NamedTuple):
     form: Form
 
 
-def _wanted(made: Plan, names: list[str]) -> list[_Wanted]:
-    """Return the distant sources of these models, each once."""
+def _wanted(made: Plan, names: list[str], *, everything: bool = False) -> list[_Wanted]:
+    """Return the distant sources of these models, each once; all, or what this box would use."""
     for name in names:
         if name not in made.models:
             fail(f"models.toml has no [models.{name}]; it has {', '.join(made.models) or 'none'}")
@@ -89,10 +94,10 @@ def _wanted(made: Plan, names: list[str]) -> list[_Wanted]:
     for name in names or made.models:
         each = made.models[name]
         folder = each.model.safetensors
-        sources = (folder,) if each.engine == "lmdeploy" and folder else each.model.ggufs
-        for source in sources:
-            if source.scheme in _DISTANT:
-                found.setdefault((source, each.form_of(source)), name)
+        used = "safetensors" if each.engine == "lmdeploy" and folder else "gguf"
+        for source, form in each.model.sources:
+            if source.scheme in _DISTANT and (everything or form == used):
+                found.setdefault((source, form), name)
     return [_Wanted(name, source, form) for (source, form), name in found.items()]
 
 
@@ -100,12 +105,11 @@ def _pull(loaded: Config, tell: _Tell) -> Pull:
     return Pull(loaded, picker(loaded, lambda: hardware.detect(loaded.hardware)), tell)
 
 
-def _fetch_missing(pulling: Pull, made: Plan, wanted: list[_Wanted], console: Console) -> None:
-    missing = {source for model in made.models.values() for source in model.missing}
+def _fetch_missing(pulling: Pull, wanted: list[_Wanted], console: Console) -> None:
     entries = lock.read(pulling.store)
     for name, source, form in wanted:
         entry = entries.find(source, form)
-        if source in missing or entry is None:
+        if entry is None or not is_whole(entry, pulling.store):
             entry = pulling.fetch(pulling.resolve(source, name, form))
             console.print(f"{source}: {_said(entry)}", highlight=False)
         else:

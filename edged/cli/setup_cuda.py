@@ -56,8 +56,8 @@ def _install(state: Path, config_file: str | None, wheelhouse: Path | None) -> N
                 console.print(f"{went.done}/{went.total} {went.doing}", highlight=False)
 
         setup = Setup(state, wheelhouse=wheelhouse and wheelhouse.absolute(), tell=tell)
-        setup.check(hardware.detect(load_config(config_file).hardware))
+        gpu = setup.check(hardware.detect(load_config(config_file).hardware))
         setup.install()
-        stamp = setup.verify(trial=True)
+        stamp = setup.verify(trial_on=gpu)
     print(f"LMDeploy {stamp.lmdeploy} with torch {stamp.torch} is in {setup.folder}.")
     print("It generated a token. `edged reload` lets models with safetensors = … use it.")

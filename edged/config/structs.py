@@ -156,6 +156,15 @@ class Model(Struct, frozen=True):
         named = (self.gguf, options.mmproj, options.draft, *adapters)
         return tuple(source for source in named if source is not None)
 
+    @property
+    def sources(self) -> tuple[tuple[Source, Literal["gguf", "safetensors"]], ...]:
+        """Every source that it names, each with the form in which it is named."""
+        found: list[tuple[Source, Literal["gguf", "safetensors"]]] = []
+        if self.safetensors is not None:
+            found.append((self.safetensors, "safetensors"))
+        found += [(source, "gguf") for source in self.ggufs]
+        return tuple(found)
+
 
 class Config(Struct, frozen=True):
     """The whole file. `path` is absolute: relative `file:` sources start beside it."""

@@ -26,6 +26,7 @@ from edged.config.values import format_bytes
 from edged.errors import EdgedError
 from edged.hardware import Hardware
 from edged.hardware.cuda import PACKAGE, STAMP, Stamp, folder_in
+from edged.hardware.gpu import Gpu
 from edged.plan import turbomind
 
 LOCK = Path(__file__).parent / "requirements.lock"
@@ -34,6 +35,7 @@ _PACKAGE_LIMIT_S = 3600.0  # a slow line takes its time with 600 MB
 _VERIFY_LIMIT_S = 300.0
 _TRIAL_LIMIT_S = 600.0
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 14)  # of LMDeploy's wheels and ours
+_WRITTEN_LAST = "INSTALLER"  # by pip, once every file of a package is in its place
 _NAME = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)")
 
 # Run by the new interpreter: everything that a worker needs, and the native module.
@@ -101,11 +103,16 @@ class Setup:
         self._lock = lock
         self._tell = tell
         self._python = str(self.folder / "bin/python")
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        self._packages = self.folder / f"lib/python{version}/site-packages"
 
     # ── before anything ──
 
-    def check(self, hardware: Hardware) -> None:
-        """Raise SetupError where the result could not be used, or would not fit."""
+    def check(self, hardware: Hardware) -> Gpu:
+        """Return the GPU with the most room of those that can be used.
+
+        Raises SetupError where the result could not be used, or would not fit.
+        """
         if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
             raise SetupError(f"LMDeploy has no wheels for Python {sys.version.split()[0]}")
         if hardware.cpu.architecture != "x86_64":
@@ -128,6 +135,7 @@ class Setup:
         self._check_disk()
         if self._wheelhouse is not None and not any(self._wheelhouse.glob("*.whl")):
             raise SetupError(f"{self._wheelhouse} has no wheels")
+        return max(able, key=lambda gpu: gpu.free_bytes)
 
     def _check_disk(self) -> None:
         place = self._state
@@ -157,72 +165,85 @@ class Setup:
         self._tell(Went(len(wanted), len(wanted), "installed"))
 
     def _make_environment(self) -> None:
-        if self.folder.exists() and not os.access(self._python, os.X_OK):
-            shutil.rmtree(self.folder)  # its Python is gone
+        if self.folder.exists() and not self._has_pip():
+            shutil.rmtree(self.folder)  # its Python is gone, or it was broken off before pip came
         if not self.folder.exists():
             self._state.mkdir(parents=True, exist_ok=True)
             # The base interpreter: a venv of a venv would depend on the daemon's.
             base = getattr(sys, "_base_executable", sys.executable)
             self._run([base, "-m", "venv", str(self.folder)], "the environment cannot be made", 120)
 
+    def _has_pip(self) -> bool:
+        try:
+            self._run([self._python, "-m", "pip", "--version"], "pip does not run", _VERIFY_LIMIT_S)
+        except SetupError:
+            return False
+        return True
+
     def _installed(self) -> dict[str, str]:
-        listing = self._run(
-            [self._python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"],
-            "pip does not run in it",
-            _VERIFY_LIMIT_S,
-        )
-        found = json.loads(listing)
-        return {_plain(each["name"]): each["version"].partition("+")[0] for each in found}
+        """Return the packages that are wholly there; what pip was broken off in is cleared away."""
+        found = {}
+        for place in self._packages.glob("*.dist-info"):
+            if (place / _WRITTEN_LAST).exists():
+                name, _, version = place.name.removesuffix(".dist-info").partition("-")
+                found[_plain(name)] = version.partition("+")[0]
+            else:  # pip would take it for installed
+                shutil.rmtree(place)
+        return found
 
     def _pip(self, package: Requirement) -> None:
-        piece = self.folder / "installing.txt"
+        piece, room = self.folder / "installing.txt", self.folder / "tmp"
         piece.write_text(package.text)
+        room.mkdir(exist_ok=True)
         house = self._wheelhouse
         source = ["--no-index", "--find-links", str(house)] if house else []
         self._run(
             [
                 *(self._python, "-m", "pip", "install", "--quiet", "--no-input", "--no-deps"),
                 *("--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"),
+                "--no-cache-dir",  # 4 GB that nobody asks for again
                 *source,
                 *("--requirement", str(piece)),
             ],
             f"{package.name} {package.version} cannot be installed",
             _PACKAGE_LIMIT_S,
+            TMPDIR=str(room),  # /tmp may be memory, and is not what was measured
         )
         piece.unlink()
+        shutil.rmtree(room)
 
     def _link(self) -> None:
         """Let the environment find this edged and nothing else of the daemon's packages."""
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        link = self.folder / f"lib/python{version}/site-packages/{PACKAGE}"
+        link = self._packages / PACKAGE
         link.unlink(missing_ok=True)
         link.symlink_to(Path(edged.__file__).parent)
 
     # ── afterwards ──
 
-    def verify(self, *, trial: bool) -> Stamp:
-        """Import all, generate a token where `trial` says so, and sign; raises SetupError."""
+    def verify(self, *, trial_on: Gpu | None) -> Stamp:
+        """Import all, generate a token on a GPU where one is given, and sign; raises SetupError."""
         total = len(requirements(self._lock))
         self._tell(Went(total, total, "verifying"))
         said = self._run([self._python, "-c", _VERIFY], "it does not import", _VERIFY_LIMIT_S)
         found = json.loads(said.splitlines()[-1])
         if found["why"]:
             raise SetupError(f"TurboMind's native module does not load: {found['why']}")
-        if trial:
-            self._tell(Went(total, total, "generating a token on the GPU"))
-            command = [self._python, "-m", "edged.worker.lmdeploy.trial"]
-            self._run(command, "no token can be generated", _TRIAL_LIMIT_S)
+        if trial_on is not None:
+            where = f"GPU {trial_on.index} ({trial_on.name})"
+            self._tell(Went(total, total, f"generating a token on {where}"))
+            command = [self._python, "-m", "edged.worker.lmdeploy.trial", str(trial_on.index)]
+            self._run(command, f"no token can be generated on {where}", _TRIAL_LIMIT_S)
         stamp = Stamp(
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
             lmdeploy=found["lmdeploy"],
             torch=found["torch"],
             requirements=hashlib.sha256(self._lock.read_bytes()).hexdigest(),
-            verified="gpu" if trial else "import",
+            verified="import" if trial_on is None else "gpu",
         )
         atomic.write(self.folder / STAMP, msgspec.json.format(msgspec.json.encode(stamp)))
         return stamp
 
-    def _run(self, command: Sequence[str], failure: str, limit_s: float) -> str:
+    def _run(self, command: Sequence[str], failure: str, limit_s: float, **env: str) -> str:
         try:
             done = subprocess.run(
                 command,
@@ -232,7 +253,7 @@ class Setup:
                 timeout=limit_s,
                 cwd=self._state,
                 # what the daemon's environment says of Python is not this one's
-                env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")},
+                env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | env,
             )
         except subprocess.TimeoutExpired:
             raise SetupError(f"{failure}: it took longer than {limit_s:.0f} s") from None

@@ -15,7 +15,8 @@ from edged.config.values import format_bytes
 from edged.errors import NotFetched, StoreError
 from edged.protocol import AdapterFile, Kind
 from edged.store.adapter import misfit, read_lora
-from edged.store.gguf import GgufHeader, TensorInfo, read_tensors
+from edged.store.gguf import GgufHeader, read_tensors
+from edged.store.gguf_tensors import TensorInfo
 from edged.store.source import resolve
 
 

@@ -142,6 +142,8 @@ class LmdeployChoice:
 
     def _place(self, folder: Path, weights: Weights, gpus: list[Gpu], python: str) -> ModelPlan:
         backend, able = self._backend(weights, gpus)
+        if not weights.tokenizer:  # older models bring tokenizer.model, or code of their own
+            raise UnfitError(f"{folder} has no tokenizer.json, the only kind that edged reads here")
         shape = turbomind.shape_of(weights.config)
         tokens, lowered = context.in_force(self._model, shape.trained_context)
         if lowered is not None:

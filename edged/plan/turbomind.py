@@ -124,26 +124,26 @@ def _family(config: Config) -> Family:
             raise UnfitError(f"TurboMind does not know the architecture {inside} inside of {name}")
     if family is None:
         raise UnfitError(f"TurboMind does not know the architecture {name}")
+    if name == "Glm4MoeLiteForCausalLM" and config.get("vision_config") is not None:
+        raise UnfitError(f"TurboMind knows {name} without images only")
     return family
 
 
 def _check_quantisation(said: Config, capability: tuple[int, int]) -> None:
     method = said.get("quant_method")
-    group = said.get("group_size") or 0
-    if method == "awq" and str(said.get("version", "gemm")).lower() != "gemm":
-        raise UnfitError(f'AWQ of version "{said["version"]}": TurboMind reads "gemm" only')
-    if method == "gptq" and (said.get("desc_act") or not said.get("sym", True)):
-        raise UnfitError("GPTQ with desc_act or asymmetric: TurboMind reads neither")
-    if method in ("awq", "gptq") and said.get("bits", 4) != 4:  # noqa: PLR2004 - bits
-        raise UnfitError(f"{method} with {said['bits']} bits: TurboMind reads 4")
-    if method == "compressed-tensors":
+    group = said.get("group_size", 0)
+    if not isinstance(group, int):  # LMDeploy takes it for a number, whatever the method
+        raise UnfitError(f'group_size = {group} in its "quantization_config" is no number')
+    if method in ("awq", "gptq"):
+        _check_four_bits(method, said)
+    elif method == "compressed-tensors":
         group = _compressed_group(said)
     elif method == "fp8":
         if said.get("weight_block_size") != [128, 128] or said.get("fmt", "e4m3") != "e4m3":
             raise UnfitError("FP8 other than e4m3 in blocks of 128 × 128")  # noqa: RUF001
         if capability < _FP8:
             raise UnfitError(f"FP8 needs compute capability {_FP8[0]}.{_FP8[1]}")
-    elif method not in ("awq", "gptq", "mxfp4"):
+    elif method != "mxfp4":
         raise UnfitError(f'the quantisation "{method}", which TurboMind does not read')
     allowed = _GROUPS.get(str(method))
     if allowed and group and group not in allowed:
@@ -151,10 +151,19 @@ def _check_quantisation(said: Config, capability: tuple[int, int]) -> None:
         raise UnfitError(f"{method} with groups of {group}: TurboMind reads groups of {sizes}")
 
 
+def _check_four_bits(method: str, said: Config) -> None:
+    if method == "awq" and said.get("version") != "gemm":
+        raise UnfitError(f'AWQ of version "{said.get("version")}": TurboMind reads "gemm" only')
+    if method == "gptq" and (said.get("desc_act") or not said.get("sym", True)):
+        raise UnfitError("GPTQ with desc_act or asymmetric: TurboMind reads neither")
+    if said.get("bits", 4) != 4:  # noqa: PLR2004 - bits
+        raise UnfitError(f"{method} with {said['bits']} bits: TurboMind reads 4")
+
+
 def _compressed_group(said: Config) -> int:
     try:
         group = said["config_groups"]["group_0"]
-        form, weights = group.get("format", said.get("format")), group["weights"]
+        form, weights = group["format"], group["weights"]
         is_read = form == "pack-quantized" and (weights["num_bits"], weights["type"]) == (4, "int")
         size = int(weights["group_size"] or 0)
     except (KeyError, TypeError, AttributeError, ValueError):

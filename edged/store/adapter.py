@@ -8,7 +8,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from edged.errors import GgufError
-from edged.store.gguf import TensorInfo, read_any, read_tensors
+from edged.store.gguf import read_any, read_tensors
+from edged.store.gguf_tensors import TensorInfo
 
 _PAIR = (".lora_a", ".lora_b")
 _UNFIT_TYPES = {"I8", "I16", "I32", "I64", "F64"}  # llama.cpp multiplies with none of them

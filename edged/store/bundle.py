@@ -16,6 +16,7 @@ from edged.store import gc, lock, verify
 from edged.store.download import check_room
 from edged.store.lock import Lock, Locked, LockedFile, make_folder, own
 from edged.store.moving import bring
+from edged.store.source import is_whole
 
 SUMS = "SHA256SUMS"
 LICENCES = "LICENCES.txt"
@@ -24,9 +25,13 @@ Tell = Callable[[LockedFile, int], None]
 
 
 def write(config: Config, store: Path, folder: Path, tell: Tell) -> Lock:
-    """Copy what `config` names into `folder`; after a break, go on. Raises StoreError."""
-    named = gc.named([config]).sources
-    entries = tuple(entry for entry in lock.read(store).sources if entry.source in named)
+    """Copy what `config` names and is here into `folder`; after a break, go on.
+
+    Raises StoreError.
+    """
+    named = gc.named([config])
+    known = (entry for entry in lock.read(store).sources if named.has(entry))
+    entries = tuple(entry for entry in known if is_whole(entry, store))
     files = [file for entry in entries for file in entry.files]
     missing = sum(file.bytes for file in files if not (folder / file.path).exists())
     check_room(folder, missing, f"the export to {folder}")

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from edged.config import Config, Source
+from edged.config import Config
 from edged.errors import StoreError
 from edged.store import lock, parts
-from edged.store.lock import Locked
+from edged.store.lock import Form, Locked
 
 _UNFINISHED = (".part", ".part.json", ".part.json.new")  # atomic.py writes the last
 
@@ -32,23 +32,25 @@ class Garbage(Struct, frozen=True):
 class Named(Struct, frozen=True):
     """What configurations name: sources as the lock writes them, and files of the owner's."""
 
-    sources: frozenset[str]
+    sources: frozenset[tuple[str, Form]]
     files: frozenset[Path]
+
+    def has(self, entry: Locked) -> bool:
+        """Tell whether an entry of the lock is named, in its form."""
+        return (entry.source, entry.form) in self.sources
 
 
 def named(configs: Iterable[Config]) -> Named:
     """Return what is named by any of these configurations."""
-    sources: set[Source] = set()
+    sources: set[tuple[str, Form]] = set()
     files: set[Path] = set()
     for config in configs:
         beside = Path(config.path).parent
-        for model in config.models.values():
-            sources.update(model.ggufs)
-            sources.update({model.safetensors} - {None})  # type: ignore[arg-type]
-            for source in (*model.ggufs, model.safetensors):
-                if source is not None and source.scheme == "file":
-                    files |= _of_file(Path(os.path.normpath(beside / source.spec)))
-    return Named(frozenset(map(str, sources)), frozenset(files))
+        for source, form in (each for model in config.models.values() for each in model.sources):
+            sources.add((str(source), form))
+            if source.scheme == "file":
+                files |= _of_file(Path(os.path.normpath(beside / source.spec)))
+    return Named(frozenset(sources), frozenset(files))
 
 
 def _of_file(path: Path) -> set[Path]:
@@ -62,10 +64,10 @@ def _of_file(path: Path) -> set[Path]:
 def garbage(store: Path, kept: Named) -> Garbage:
     """Return what is not named; what is unfinished of named sources stays. Raises StoreError."""
     known = lock.read(store)
-    entries = [entry for entry in known.sources if entry.source in kept.sources]
-    gone = [entry for entry in known.sources if entry.source not in kept.sources]
+    entries = [entry for entry in known.sources if kept.has(entry)]
+    gone = [entry for entry in known.sources if not kept.has(entry)]
     keep = kept.files | {store / file.path for entry in entries for file in entry.files}
-    homes = tuple(_home(source) for source in kept.sources)
+    homes = tuple({_home(source) for source, _ in kept.sources})
     there = [path for path in sorted(store.rglob("*")) if _is_ours(path, store)]
     # a model of several files is on its way where one of them is
     coming = {

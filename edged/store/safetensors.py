@@ -28,6 +28,7 @@ class Weights(Struct, frozen=True):
     vision_bytes: int  # of those that only images need
     file_id: str  # another one when a file was replaced
     chat_template: bool
+    tokenizer: bool  # tokenizer.json is there
 
     @property
     def architecture(self) -> str:
@@ -41,6 +42,7 @@ def read_folder(folder: Path) -> Weights:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise StoreError("has no .safetensors file")
+    _check_index(folder / "model.safetensors.index.json")
     total = vision = 0
     for path in files:
         for name, n_bytes in _tensors(path):
@@ -54,6 +56,7 @@ def read_folder(folder: Path) -> Weights:
         vision_bytes=vision,
         file_id=_identity([*files, *present]),
         chat_template=_has_template(folder),
+        tokenizer=(folder / "tokenizer.json").exists(),
     )
 
 
@@ -66,6 +69,19 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise StoreError("has no config.json") from None
     except msgspec.MsgspecError as error:
         raise StoreError(f"has a config.json that cannot be read: {error}") from None
+
+
+def _check_index(path: Path) -> None:
+    try:
+        said = msgspec.json.decode(path.read_bytes(), type=dict[str, Any]).get("weight_map")
+    except FileNotFoundError:
+        return
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"has a damaged file, {path.name}: {error}") from None
+    named = sorted(set(map(str, said.values()))) if isinstance(said, dict) else []
+    missing = [name for name in named if not (path.parent / name).exists()]
+    if missing:
+        raise StoreError(f"lacks {missing[0]} ({len(missing)} of {len(named)} files of weights)")
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, int]]:

@@ -16,14 +16,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from edged import daemon, log
 from edged.daemon import listeners, surroundings
 from edged.hardware import nvml
 from edged.supervisor.worker_process import WORKER_ARGV
 from tests.daemon.support import FAKE_WORKER, LIMITS
-from tests.nvml import GIB, Nvml
+from tests.nvml import GIB, Nvml, named
 
 
 def play() -> None:
@@ -39,8 +38,8 @@ def play() -> None:
 def driver(gpus: list[str]) -> Nvml:
     """Return one that says of each worker that it takes a GiB of each GPU."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    used = [SimpleNamespace(pid=int(pid), usedGpuMemory=GIB) for pid in children]
-    return Nvml(gpus, running=dict.fromkeys(gpus, used))
+    used = tuple((int(pid), GIB) for pid in children)
+    return Nvml([gpu._replace(processes=used) for gpu in named(*gpus)])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import socket
 import statistics
@@ -100,12 +99,16 @@ class Http:
             "model": self._model, "prompt": prompt, "max_tokens": tokens, "temperature": 0,
             "stream": True, "ignore_eos": True,
         }  # fmt: skip
-        first = 0.0
+        first, last = 0.0, ""
         async with self._client.stream("POST", "/v1/completions", json=body) as answer:
             answer.raise_for_status()
             async for line in answer.aiter_lines():
                 if line.startswith("data: {"):
                     first = first or time.monotonic() - started
+                    last = line
+        said = json.loads(last.removeprefix("data: ") or "{}")
+        if said.get("choices", [{}])[0].get("finish_reason") != "length":
+            raise SystemExit(f"{self.name} ended an answer early: {last[:300]}")
         return first
 
 
@@ -232,6 +235,7 @@ async def run(options: argparse.Namespace) -> int:
             )
         )
         serve = [sys.executable, "-m", "edged", "serve", "--config", str(config)]
+        serve += ["--log-level", "warning"]  # a line for each request has its price
         daemon = subprocess.Popen(serve)  # noqa: ASYNC220 - alone
         stack.enter_context(ending(daemon))
         ours = Http("edged", ports[0], "m")
@@ -269,7 +273,6 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=50)
     parser.add_argument("--json", type=Path)
     parser.set_defaults(clients=[1, 16, 64, 256])
-    os.environ.setdefault("EDGED_LOG", "warning")
     return asyncio.run(run(parser.parse_args()))
 
 

@@ -28,8 +28,9 @@ def borrow(python: str, state: Path) -> Path:
     link.symlink_to(Path(edged.__file__).parent)
     own = folder / "bin/python"
     own.parent.mkdir(exist_ok=True)
-    # of edged it sees the link only, as the real one does
-    own.write_text(f'#!/bin/sh\nPYTHONPATH="{packages}" exec "{python}" "$@"\n')
+    # of edged it sees the link, as the real one does, and before it what the caller names
+    paths = f"${{PYTHONPATH:+$PYTHONPATH:}}{packages}"
+    own.write_text(f'#!/bin/sh\nPYTHONPATH="{paths}" exec "{python}" "$@"\n')
     own.chmod(0o755)
     stamp = Stamp(version, lmdeploy, torch, "borrowed", "import")
     (folder / STAMP).write_bytes(msgspec.json.encode(stamp))

@@ -5,114 +5,38 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from edged.config import Config, LmdeployOptions, Model, Source
+from edged.config import LmdeployOptions
 from edged.errors import WorkerCrashed
-from edged.hardware import Hardware, detect
-from edged.plan import make
+from edged.hardware import Hardware
 from edged.protocol import (
     EXIT_FAULT,
     Delta,
-    Event,
     Failed,
     Finish,
     Generate,
     JsonSchema,
-    Launch,
     Messages,
-    Sampling,
     Text,
 )
-from edged.supervisor.lifecycle import Limits
 from edged.supervisor.worker_process import WorkerProcess
-
-LIMITS = Limits(silence_s=5.0, load_silence_s=200.0)
-GREEDY = Sampling(temperature=0.0, ignore_eos=True)
-FORMS = ("fp16", "awq")
-MIB = 1 << 20
-
-
-@pytest.fixture(scope="session")
-def box() -> Hardware:
-    found = detect()
-    if not found.gpus:
-        pytest.skip(f"no GPU: {'; '.join(found.notes)}")
-    if found.engines.lmdeploy_python is None:
-        pytest.skip(f"no LMDeploy: {'; '.join(found.notes)}")
-    return found
-
-
-@pytest.fixture(scope="session")
-def folders(box: Hardware, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("models")
-    script = Path(__file__).with_name("models.py")
-    for form in FORMS:
-        command = [str(box.engines.lmdeploy_python), str(script), str(place / form)]
-        subprocess.run([*command, *(["awq"] * (form == "awq"))], check=True, timeout=300)
-    return place
-
-
-def launches(folders: Path, box: Hardware, *names: str, **fields: object) -> list[Launch]:
-    """Return the launches that the plan gives these models together."""
-    given = {"context": 2048, "parallel": 64, **fields}
-    models = {
-        f"{n}-{name}": Model(name=f"{n}-{name}", safetensors=Source("file", name), **given)  # type: ignore[arg-type]
-        for n, name in enumerate(names)
-    }
-    made = make(Config(path=str(folders / "models.toml"), models=models), box)
-    found = []
-    for each in made.models.values():
-        assert each.launch is not None, each.refusal
-        found.append(each.launch)
-    return found
-
-
-@asynccontextmanager
-async def running(launch: Launch) -> AsyncIterator[WorkerProcess]:
-    worker = WorkerProcess(launch, limits=LIMITS)
-    try:
-        ready = await worker.start()
-        print(f"{ready.build}: loaded in {ready.load_s} s")
-        yield worker
-    finally:
-        await worker.stop("done")
-
-
-async def ask(worker: WorkerProcess, request: Generate) -> list[Event]:
-    events = [event async for event in worker.generate(request)]
-    assert not isinstance(events[-1], Failed), events[-1]
-    return events
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.content for event in events if isinstance(event, Delta))
-
-
-def used_bytes() -> int:
-    said = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(said.stdout.split()[0]) * MIB
-
-
-async def until(condition: Callable[[], bool], limit_s: float) -> float:
-    """Wait for something and return how long it took; fails after `limit_s`."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < limit_s, "it never came to be"
-        await asyncio.sleep(0.1)
-    return time.monotonic() - started
+from tests.gpu.support import (
+    FORMS,
+    GREEDY,
+    LIMITS,
+    MIB,
+    ask,
+    launches,
+    running,
+    text_of,
+    until,
+    used_bytes,
+)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -156,8 +80,11 @@ async def test_streams_together_and_five_hundred_aborts(box: Hardware, folders: 
             await asyncio.gather(*requests)
             return 64 * 128 / (time.monotonic() - started)
 
+        async def best_rate() -> float:
+            return max([await rate() for _ in range(5)])
+
         await rate()  # warm
-        before = await rate()
+        before = await best_rate()
         random.seed(3)
 
         async def abort(n: int) -> None:
@@ -176,7 +103,7 @@ async def test_streams_together_and_five_hundred_aborts(box: Hardware, folders: 
                 await abort(n)
 
         await asyncio.gather(*(client() for _ in range(32)))
-        after = await rate()
+        after = await best_rate()
         print(f"64 streams: {before:.0f} tokens/s, {after:.0f} after 500 aborts")
         assert after > 0.8 * before
         assert worker.open == 0

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from edged.store.gguf import TensorInfo, read_header, read_tensors
+from edged.store.gguf import read_header, read_tensors
+from edged.store.gguf_tensors import TensorInfo
 
 RANK = 4
 ALPHA = 8.0

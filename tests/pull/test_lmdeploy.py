@@ -25,6 +25,7 @@ def test_child_fetches_the_folder(
     files = {
         "model.safetensors": len(header).to_bytes(8, "little") + header + bytes(8),
         "config.json": json.dumps(LLAMA).encode(),
+        "tokenizer.json": b"{}",
     }
     hub.add(REPOSITORY, files | {"Model-Q4_K_M.gguf": weights()})
     path = tmp_path / "models.toml"

@@ -61,6 +61,7 @@ def folder_of(path: Path, config: dict[str, Any], n_bytes: int, vision_bytes: in
     """Write a folder whose weights are a hole in a file of the right size."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config))
+    (path / "tokenizer.json").write_text("{}")
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     header = json.dumps(
         {

@@ -16,36 +16,11 @@ from edged.supervisor.claims import Lease, Memory
 from edged.supervisor.ledger import Ledger
 from edged.supervisor.lifecycle import Limits, Steps
 from edged.supervisor.tenure import Tenure
-from tests.unit.nvml_boxes import BOXES, MIB, Device, Nvml, NvmlError
-
-
-class Running(Nvml):
-    """A driver that lists the processes of each GPU: (pid, bytes or None)."""
-
-    def __init__(self, devices: list[Device], processes: list[tuple[int, int | None]]) -> None:
-        super().__init__(devices)
-        self.processes = processes
-
-    def nvmlDeviceGetComputeRunningProcesses(self, _handle: Device) -> list[Any]:  # noqa: N802
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes]
-
-
-def devices(name: str) -> list[Device]:
-    found = BOXES[name]
-    assert found is not None
-    return found._devices
-
-
-def test_memory_of_a_process_is_that_on_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = Running(devices("2 x 3090"), [(7, 100 * MIB), (8, 5 * MIB), (9, None)])
-    monkeypatch.setattr(nvml, "load", lambda: driver)
-    assert nvml.used_bytes(7) == 2 * 100 * MIB
-    assert nvml.used_bytes(9) == 0
-    assert nvml.used_bytes(10) == 0
+from tests.nvml import MIB, Device, Nvml, NvmlError
 
 
 def test_driver_that_does_not_answer_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = Running(devices("T4"), [(7, MIB)])
+    driver = Nvml([Device("A", processes=((7, MIB),))])
 
     def lost() -> None:
         raise NvmlError("GPU is lost")

@@ -1,7 +1,6 @@
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +8,9 @@ import pytest
 from edged import hardware
 from edged.config import HardwareOverrides
 from edged.hardware import Gpu, detect, nvml
-from tests.nvml import Nvml
+from tests.nvml import GIB, Device, Nvml, named
 from tests.unit.test_cgroup import unified, write
 
-GIB = 1 << 30
 MEMINFO = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB"
 
 
@@ -136,11 +134,11 @@ def with_nvml(monkeypatch: pytest.MonkeyPatch, driver: Nvml) -> None:
 
 
 def gpu(index: int, name: str) -> Gpu:
-    return Gpu(index, name, 24 * GIB, 20 * GIB, (8, 6), "550.54.14")
+    return Gpu(index, name, 24 * GIB, 20 * GIB, (8, 6), "550.127.05")
 
 
 def test_nvml_gpus_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = Nvml(["RTX A", "lost", "RTX B"])
+    driver = Nvml(named("RTX A", "lost", "RTX B"))
     with_nvml(monkeypatch, driver)
     found = detect(root=box(tmp_path))
     assert found.gpus == (gpu(0, "RTX A"), gpu(2, "RTX B"))
@@ -149,15 +147,9 @@ def test_nvml_gpus_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_memory_of_a_process_is_added_up_over_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    running = {
-        "A": [SimpleNamespace(pid=7, usedGpuMemory=3 * GIB)],
-        "B": [
-            SimpleNamespace(pid=7, usedGpuMemory=GIB),
-            SimpleNamespace(pid=8, usedGpuMemory=9 * GIB),
-            SimpleNamespace(pid=7, usedGpuMemory=None),
-        ],
-    }
-    driver = Nvml(["A", "lost", "B"], running=running)
+    first = Device("A", processes=((7, 3 * GIB),))
+    second = Device("B", processes=((7, GIB), (8, 9 * GIB), (7, None)))
+    driver = Nvml([first, *named("lost"), second])
     with_nvml(monkeypatch, driver)
     assert nvml.used_bytes(7) == 4 * GIB
     assert nvml.used_bytes(9) == 0
@@ -174,7 +166,7 @@ def test_driver_mismatch_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_mig_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_nvml(monkeypatch, Nvml(["H200"], mig=True))
+    with_nvml(monkeypatch, Nvml([Device("H200", mig=(1, 1))]))
     found = detect(root=box(tmp_path))
     assert found.gpus == ()
     assert any("split by MIG" in note for note in found.notes)
@@ -183,7 +175,7 @@ def test_mig_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gpus_of_the_configuration_overrule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_nvml(monkeypatch, Nvml(["A", "B"]))
+    with_nvml(monkeypatch, Nvml(named("A", "B")))
     chosen = detect(HardwareOverrides(gpus=(1, 5)), root=box(tmp_path))
     assert [g.name for g in chosen.gpus] == ["B"]
     assert any(note.startswith("GPU 5 of hardware.gpus does not exist") for note in chosen.notes)

@@ -12,9 +12,9 @@ from edged.config import Config, LmdeployOptions, Model, Source
 from edged.hardware import Engines, Hardware, detect, nvml
 from edged.plan import ModelPlan, known_bad
 from edged.protocol import LmdeployLaunch, Sampling
+from tests.nvml import BOXES, GIB
 from tests.unit.gguf_bytes import gguf
 from tests.unit.lmdeploy_models import AWQ, LLAMA, MODELS, folder_of, model
-from tests.unit.nvml_boxes import BOXES, GIB
 from tests.unit.test_hardware import box as proc
 
 PYTHON = "/var/lib/edged/cuda-py3.11/bin/python"
@@ -243,6 +243,10 @@ def changed(base: dict[str, Any], **quantisation: Any) -> dict[str, Any]:
         ({"architectures": ["LlamaForCausalLM"]}, "has no 'num_attention_heads'"),
         (LLAMA | {"sliding_window": 4096}, "a window of 4096 tokens"),
         (changed(LLAMA, **AWQ | {"version": "gemv"}), 'AWQ of version "gemv"'),
+        (changed(LLAMA, **{k: v for k, v in AWQ.items() if k != "version"}), 'version "None"'),
+        (changed(LLAMA, **AWQ | {"group_size": None}), "group_size = None"),
+        (LLAMA | {"architectures": ["Glm4MoeLiteForCausalLM"], "vision_config": {}},
+         "Glm4MoeLiteForCausalLM without images only"),
         (changed(LLAMA, **AWQ | {"group_size": 64}), "awq with groups of 64"),
         (changed(LLAMA, **AWQ | {"bits": 8}), "awq with 8 bits"),
         (changed(LLAMA, quant_method="gptq", bits=4, sym=False), "asymmetric"),
@@ -359,3 +363,11 @@ def test_damaged_folders(tmp_path: Path, box: Any, damage: Any, expected: str) -
     assert refusal is not None
     assert str(tmp_path / "a") in refusal
     assert expected in refusal
+
+
+def test_vocabulary_that_no_worker_could_read(tmp_path: Path, box: Any) -> None:
+    folder = folder_of(tmp_path / "a", LLAMA, GIB)
+    (folder / "tokenizer.json").unlink()
+    refusal = planned(tmp_path, box("4090"))["a"].refusal
+    assert refusal is not None
+    assert "has no tokenizer.json" in refusal

@@ -1,25 +1,31 @@
 """`edged setup-cuda` with real environments and a real pip, on wheels of a few bytes."""
 
 import base64
+import functools
 import hashlib
 import os
 import subprocess
 import sys
 import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import typer
 from msgspec.structs import replace
 
-from edged.cli import checks
+from edged import hardware
+from edged.cli import checks, setup_cuda
+from edged.config import Config
 from edged.cuda import installing
 from edged.cuda.installing import Setup, SetupError, Went
 from edged.hardware import Cpu, Gpu, Hardware, Memory, cuda
 
 GIB = 1 << 30
+FOREIGN = "colorama 0.4.6"
 GPU = Gpu(0, "RTX 4090", 24 * GIB, 24 * GIB, (8, 9), "550.54")
 BOX = Hardware(Cpu("", "x86_64", 4, 4, 4), Memory(32 * GIB, 32 * GIB, 32 * GIB), (GPU,))
 
@@ -34,9 +40,9 @@ def wheel(house: Path, name: str, version: str, files: dict[str, str]) -> str:
     }
     rows = []
     path = house / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file, text in files.items():
-            archive.writestr(zipfile.ZipInfo(file), text)
+            archive.writestr(zipfile.ZipInfo(file), text, zipfile.ZIP_DEFLATED)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
             rows.append(f"{file},sha256={digest.rstrip(b'=').decode()},{len(text.encode())}")
         archive.writestr(
@@ -48,7 +54,7 @@ def wheel(house: Path, name: str, version: str, files: dict[str, str]) -> str:
 class Wheels:
     """A house with what stands for torch and LMDeploy, and the lock of them."""
 
-    def __init__(self, folder: Path, why: str = "") -> None:
+    def __init__(self, folder: Path, why: str = "", ballast: int = 0) -> None:
         self.house = folder / "house"
         self.state = folder / "state"
         self.lock = folder / "requirements.lock"
@@ -61,6 +67,7 @@ class Wheels:
                 "tokenizers.py": "class Tokenizer: ...\n", "tests-of-edged.pth": f"{own}\n"}),
             "lmdeploy": wheel(self.house, "lmdeploy", "0.18.0", {
                 "lmdeploy/__init__.py": "__version__ = '0.18.0'\n",
+                "lmdeploy/ballast": "0" * ballast,
                 "lmdeploy/turbomind.py": native}),
         }  # fmt: skip
         self.write_lock()
@@ -73,11 +80,18 @@ class Wheels:
                 f"{name}=={version} \\\n    --hash=sha256:{self.digests[name]}\n"
                 for name, version in versions.items()
             )
+            # for another system, as the real one has some
+            + f"colorama==0.4.6 ; sys_platform == 'win32' \\\n    --hash=sha256:{'0' * 64}\n"
         )
 
     def setup(self) -> Setup:
         self.told.clear()
         return Setup(self.state, wheelhouse=self.house, lock=self.lock, tell=self.told.append)
+
+    @property
+    def packages(self) -> Path:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return self.state / f"cuda-py{version}/lib/python{version}/site-packages"
 
     @property
     def done(self) -> list[str]:
@@ -96,7 +110,7 @@ def test_environment_is_made_signed_and_found(wheels: Wheels) -> None:
     assert unsigned is not None
     assert unsigned.problem is not None
     assert "is not complete" in unsigned.problem
-    stamp = setup.verify(trial=False)
+    stamp = setup.verify(trial_on=None)
     assert (stamp.lmdeploy, stamp.torch, stamp.verified) == ("0.18.0", "2.10.0", "import")
     found = cuda.find([wheels.state / "nothing", wheels.state])
     assert found is not None
@@ -129,7 +143,43 @@ def test_broken_off_setup_goes_on(wheels: Wheels) -> None:
     assert wheels.done == ["torch 2.10.0", "tokenizers 1.0", "lmdeploy 0.18.0"]
     absent.write_bytes(kept)
     wheels.setup().install()
-    assert wheels.done == ["lmdeploy 0.18.0", "installed"]
+    assert wheels.done == ["lmdeploy 0.18.0", FOREIGN, "installed"]
+    # pip was killed in the middle of a package, and a package was damaged since
+    packages = wheels.packages
+    (packages / "lmdeploy-0.18.0.dist-info/INSTALLER").unlink()
+    (packages / "lmdeploy/turbomind.py").unlink()
+    wheels.setup().install()
+    assert wheels.done == ["lmdeploy 0.18.0", FOREIGN, "installed"]
+    assert (packages / "lmdeploy/turbomind.py").exists()
+    assert not list(wheels.setup().folder.glob("tmp*"))
+
+
+def test_environment_that_never_got_its_pip_is_made_anew(wheels: Wheels) -> None:
+    venv.create(wheels.setup().folder, with_pip=False)
+    wheels.setup().install()
+    assert wheels.done[-1] == "installed"
+    assert (wheels.packages / "torch.py").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a small disk")
+def test_disk_that_fills_up(tmp_path: Path) -> None:
+    wheels = Wheels(tmp_path, ballast=96 << 20)
+    wheels.state.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(wheels.state)], check=False
+    ).returncode:
+        pytest.skip("this box lets nobody mount")
+    try:
+        with pytest.raises(SetupError, match=r"lmdeploy 0\.18\.0 cannot be.*No space left"):
+            wheels.setup().install()
+        assert cuda.find([wheels.state]) is not None
+        assert "is not complete" in str(cuda.find([wheels.state]))
+        subprocess.run(["mount", "-o", "remount,size=300m", str(wheels.state)], check=True)
+        wheels.setup().install()
+        assert wheels.done[0] == "lmdeploy 0.18.0"
+        wheels.setup().verify(trial_on=None)
+    finally:
+        subprocess.run(["umount", str(wheels.state)], check=True)
 
 
 def test_engine_that_does_not_load_is_not_signed(tmp_path: Path) -> None:
@@ -137,7 +187,7 @@ def test_engine_that_does_not_load_is_not_signed(tmp_path: Path) -> None:
     setup = wheels.setup()
     setup.install()
     with pytest.raises(SetupError, match=r"native module does not load: libcuda\.so\.1"):
-        setup.verify(trial=False)
+        setup.verify(trial_on=None)
     assert not (setup.folder / cuda.STAMP).exists()
     assert installing.remove(wheels.state) == [setup.folder]
     assert cuda.find([wheels.state]) is None
@@ -149,7 +199,10 @@ def test_engine_that_does_not_load_is_not_signed(tmp_path: Path) -> None:
 
 def test_good_box_passes(wheels: Wheels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installing, "_NEEDED_BYTES", 1)
-    wheels.setup().check(BOX)
+    assert wheels.setup().check(BOX) == GPU
+    fuller, old = replace(GPU, index=1, free_bytes=GIB), replace(GPU, compute_capability=(6, 1))
+    roomy = replace(GPU, index=2, free_bytes=GPU.free_bytes + 1)
+    assert wheels.setup().check(replace(BOX, gpus=(old, fuller, GPU, roomy))) == roomy
 
 
 @pytest.mark.parametrize(
@@ -195,6 +248,38 @@ def test_lock_is_one_cuda_with_a_digest_for_everything() -> None:
 
 
 # ── the command ──
+
+
+def test_command_tells_how_far_it_is_and_what_fails(
+    wheels: Wheels,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(installing, "_NEEDED_BYTES", 1)
+    monkeypatch.setattr(setup_cuda, "Setup", functools.partial(Setup, lock=wheels.lock))
+    monkeypatch.setattr(setup_cuda, "state_folder", lambda _: wheels.state)
+    monkeypatch.setattr(setup_cuda, "load_config", lambda _: Config(path="models.toml"))
+    monkeypatch.setattr(hardware, "detect", lambda _: BOX)
+    with pytest.raises(typer.Exit):  # these wheels compute nothing
+        setup_cuda.setup_cuda(wheelhouse=wheels.house)
+    said = capsys.readouterr().err
+    assert "0/4 torch 2.10.0" in said
+    assert "generating a token on GPU 0 (RTX 4090)" in said
+    assert "edged: no token can be generated on GPU 0 (RTX 4090): " in said
+    assert not (wheels.setup().folder / cuda.STAMP).exists()
+    monkeypatch.setattr(Setup, "verify", functools.partialmethod(_without_gpu, Setup.verify))
+    setup_cuda.setup_cuda(wheelhouse=wheels.house)
+    shown = capsys.readouterr()
+    assert "LMDeploy 0.18.0 with torch 2.10.0 is in " in shown.out
+    assert "torch 2.10.0\n" not in shown.err  # it was there
+    setup_cuda.setup_cuda(remove_=True)
+    assert "is gone." in capsys.readouterr().out
+
+
+def _without_gpu(setup: Setup, verify: Any, *, trial_on: Gpu | None) -> cuda.Stamp:
+    assert trial_on == GPU
+    stamp: cuda.Stamp = verify(setup, trial_on=None)
+    return stamp
 
 
 def edged(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

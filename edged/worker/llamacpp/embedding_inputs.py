@@ -6,13 +6,13 @@ Safe from any thread: it reads what does not change after the load.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from edged.errors import ContextLengthExceeded, InvalidRequest
 from edged.protocol import Detokenize, Detokenized, Embed, Rerank, Text, Tokenize, Tokenized
 from edged.worker.guard import Guard
 from edged.worker.llamacpp.embedding_runner import Frame
 from edged.worker.llamacpp.vocabulary import Vocab
+from edged.worker.texts import TextReader
 
 _PLACES = re.compile(r"\{query\}|\{document\}")
 
@@ -32,6 +32,7 @@ class InputReader:
         self._width = width
         self._template = template
         self._frame = frame
+        self._texts = TextReader(vocab, context, self._too_long)
         self._guard = Guard(vocab.silent)
 
     def embed(self, request: Embed) -> list[list[int]]:
@@ -47,9 +48,9 @@ class InputReader:
         for i, given in enumerate(request.inputs):
             param = f"input[{i}]" if many else "input"
             if isinstance(given, Text):
-                tokens = self._tokenize([(given.text, False)], param, wrap=True)
+                tokens = self._texts.tokenize([(given.text, False)], param, wrap=True)
             else:
-                self._check(given.tokens, param)
+                self._texts.check(given.tokens, param)
                 tokens = given.tokens
             found.append(self._fitting(tokens, param))
         return found
@@ -62,12 +63,16 @@ class InputReader:
                 for i, document in enumerate(request.documents)
             ]
         frame = self._frame
-        head = [*frame.head, *self._tokenize([(request.query, False)], "query"), *frame.middle]
+        head = [
+            *frame.head,
+            *self._texts.tokenize([(request.query, False)], "query", wrap=False),
+            *frame.middle,
+        ]
         self._fitting(head, "query")
         found = []
         for i, document in enumerate(request.documents):
             param = f"documents[{i}]"
-            tokens = self._tokenize([(document, False)], param)
+            tokens = self._texts.tokenize([(document, False)], param, wrap=False)
             found.append(self._fitting([*head, *tokens, *frame.tail], param))
         return found
 
@@ -75,34 +80,21 @@ class InputReader:
         assert self._template is not None
         values = {"{query}": self._guard.mark(query), "{document}": self._guard.mark(document)}
         text = _PLACES.sub(lambda place: values[place[0]], self._template)
-        return self._fitting(self._tokenize(self._guard.split(text), param), param)
+        return self._fitting(
+            self._texts.tokenize(self._guard.split(text), param, wrap=False), param
+        )
 
     def call(self, request: Tokenize | Detokenize) -> Tokenized | Detokenized:
         """Answer what the vocabulary alone can answer."""
         if isinstance(request, Tokenize):
             return self._vocab.tokenized(request)
-        self._check(request.tokens, "tokens")
+        self._texts.check(request.tokens, "tokens")
         return self._vocab.detokenized(request)
 
-    def _tokenize(
-        self, parts: Iterable[tuple[str, bool]], param: str, *, wrap: bool = False
-    ) -> list[int]:
-        """Return the tokens of a text in parts, True: with control tokens in it."""
-        parts = list(parts)
-        fewest = self._vocab.fewest(sum(len(text) for text, _ in parts))
-        if fewest > self._context:  # megabytes are not worth the seconds that they take
-            raise self._too_long(f"at least {fewest}", param)
-        try:
-            return self._vocab.tokenize(parts, wrap=wrap)
-        except ValueError as error:
-            raise InvalidRequest(str(error), param=param) from error
-
     def _fitting(self, tokens: list[int], param: str) -> list[int]:
-        if len(tokens) > self._context:
-            raise self._too_long(str(len(tokens)), param)
         if not tokens:
             raise InvalidRequest(f"`{param}` is empty; give it at least one token", param=param)
-        return tokens
+        return self._texts.fitting(tokens, param)
 
     def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
         with_query = " together with the query" if param.startswith("documents") else ""
@@ -113,13 +105,3 @@ class InputReader:
             "allows more",
             param=param,
         )
-
-    def _check(self, tokens: list[int], param: str) -> None:
-        n_vocab = self._vocab.n_tokens
-        wrong = next((t for t in tokens if not 0 <= t < n_vocab), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"`{param}`: token {wrong} is outside the vocabulary of this model "
-                f"(0 to {n_vocab - 1})",
-                param=param,
-            )

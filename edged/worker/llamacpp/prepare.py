@@ -6,12 +6,12 @@ the engine calls it in a pool beside the loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.protocol import (
     DEFAULTS,
     Detokenize,
@@ -39,6 +39,7 @@ from edged.worker.llamacpp.vocabulary import Vocab
 from edged.worker.markers import Markers
 from edged.worker.output import reasoning
 from edged.worker.template import Template
+from edged.worker.texts import PromptReader
 
 _MOST_BREAKERS = 32  # each one is looked for in the whole vocabulary
 _MOST_KEPT = 64  # lists of them
@@ -82,6 +83,7 @@ class Preparer:
         self._batch = batch
         self._vocab = vocab
         self._context = context
+        self._texts = PromptReader(vocab, context)
         self._guard = Guard(vocab.silent)
         self._format = output.find(chat_templates.get("default"), output_format)
         self._template = Template(
@@ -111,15 +113,17 @@ class Preparer:
                 prepared = self._begin(request, seen.tokens, seen.spans)
                 return self._conversation(request, prepared, text)._replace(pieces=seen.pieces)
             text = self._template.render(shown)
-            tokens = self._tokenize(self._guard.split(text), "messages", wrap=self._wraps(text))
+            tokens = self._texts.tokenize(
+                self._guard.split(text), "messages", wrap=self._texts.wraps(text)
+            )
             return self._conversation(request, self._begin(request, tokens), text)
         if isinstance(prompt, Text):
             if prompt.suffix is not None:
                 tokens = self._with_gap(prompt, prompt.suffix)
             else:
-                tokens = self._tokenize([(prompt.text, False)], "prompt", wrap=True)
+                tokens = self._texts.tokenize([(prompt.text, False)], "prompt", wrap=True)
         else:
-            self._check(prompt.tokens, "prompt")
+            self._texts.check(prompt.tokens, "prompt")
             tokens = list(prompt.tokens)
         prepared = self._begin(request, tokens)
         if request.constraint is not None:
@@ -138,8 +142,8 @@ class Preparer:
             prompt.media,
             projector=self._projector,
             vocab=self._vocab,
-            tokenize=lambda run: self._tokenize(run, "messages", wrap=False),
-            wrap=self._wraps(text),
+            tokenize=lambda run: self._texts.tokenize(run, "messages", wrap=False),
+            wrap=self._texts.wraps(text),
             batch=self._batch,
         )
         return markers.shown(text), seen
@@ -148,12 +152,7 @@ class Preparer:
         self, request: Generate, tokens: list[int], spans: tuple[Span, ...] = ()
     ) -> Prepared:
         """Return what a generation after these tokens needs, whatever they stand for."""
-        if not tokens:
-            if self._vocab.bos is None:
-                raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
-            tokens = [self._vocab.bos]
-        if len(tokens) >= self._context:
-            raise self._too_long(str(len(tokens)), _param(request))
+        tokens = self._texts.begin(tokens, _param(request))
         if request.max_tokens is not None and request.max_tokens < 1:
             raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
         n_vocab = self._vocab.n_tokens
@@ -218,8 +217,8 @@ class Preparer:
 
     def _sampler(self, request: Generate, tokens: list[int]) -> Sampler:
         said = request.sampling.over(DEFAULTS)
-        self._check(list(said.logit_bias or ()), "logit_bias")
-        self._check(request.stop_tokens, "stop_token_ids")
+        self._texts.check(said.logit_bias or (), "logit_bias")
+        self._texts.check(request.stop_tokens, "stop_token_ids")
         dry = None
         if repetitions.wanted(said):
             breakers = self._find_breakers(tuple(said.dry_sequence_breakers or ()))
@@ -278,16 +277,12 @@ class Preparer:
                 text, seen = self._see(request.prompt)
                 return Rendered(request.id, self._guard.unmark(text), len(seen.tokens))
             text = self._template.render(request.prompt)
-            tokens = vocab.tokenize(list(self._guard.split(text)), wrap=self._wraps(text))
+            tokens = vocab.tokenize(list(self._guard.split(text)), wrap=self._texts.wraps(text))
             return Rendered(request.id, self._guard.unmark(text), len(tokens))
         if isinstance(request, Tokenize):
             return vocab.tokenized(request)
-        self._check(request.tokens, "tokens")
+        self._texts.check(request.tokens, "tokens")
         return vocab.detokenized(request)
-
-    def _wraps(self, text: str) -> bool:
-        # A template that writes BOS itself must not get a second one.
-        return not (self._vocab.bos_text and text.startswith(self._vocab.bos_text))
 
     def _with_gap(self, prompt: Text, suffix: str) -> list[int]:
         """Return the prompt for what stands between two texts, as llama-server's /infill has it."""
@@ -299,38 +294,9 @@ class Preparer:
                 param="suffix",
             )
         head = [self._vocab.bos] if self._vocab.add_bos and self._vocab.bos is not None else []
-        prefix = self._tokenize([(prompt.text, False)], "prompt", wrap=False)
-        rest = self._tokenize([(suffix, False)], "prompt", wrap=False)
+        prefix = self._texts.tokenize([(prompt.text, False)], "prompt", wrap=False)
+        rest = self._texts.tokenize([(suffix, False)], "prompt", wrap=False)
         return [*head, before, *prefix, behind, *rest, middle]
-
-    def _tokenize(self, parts: Iterable[tuple[str, bool]], param: str, *, wrap: bool) -> list[int]:
-        """Return the tokens of a prompt in parts, True: with control tokens in it."""
-        parts = list(parts)
-        fewest = self._vocab.fewest(sum(len(text) for text, _ in parts))
-        if fewest >= self._context:  # megabytes are not worth the seconds that they take
-            raise self._too_long(f"at least {fewest}", param)
-        try:
-            return self._vocab.tokenize(parts, wrap=wrap)
-        except ValueError as error:
-            raise InvalidRequest(str(error), param=param) from error
-
-    def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
-        return ContextLengthExceeded(
-            # clients know this error by the words "this model's maximum context length is"
-            f"the prompt has {n_tokens} tokens; this model's maximum context length is "
-            f"{self._context} tokens, prompt and answer together; shorten the prompt or raise "
-            "`context` of this model",
-            param=param,
-        )
-
-    def _check(self, tokens: list[int], param: str) -> None:
-        n_vocab = self._vocab.n_tokens
-        wrong = next((t for t in tokens if not 0 <= t < n_vocab), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"token {wrong} is outside the vocabulary of this model (0 to {n_vocab - 1})",
-                param=param,
-            )
 
 
 def _param(request: Generate) -> str:

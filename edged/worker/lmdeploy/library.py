@@ -208,9 +208,11 @@ class _Request:
         self._engine, self._session, self._prepared = engine, session, prepared
 
     async def outputs(self) -> AsyncGenerator[Output, None]:
+        wanted = self._prepared.gen_config.response_format
         found = self._engine.generate(self._prepared, stream_response=True)
         try:
             async for out in found:
+                self._check_format(wanted)
                 yield Output(
                     list(out.token_ids or ()), out.logprobs, out.cached_tokens, out.finish_reason
                 )
@@ -222,6 +224,11 @@ class _Request:
         finally:
             await found.aclose()
             self.forget()
+
+    def _check_format(self, wanted: Any) -> None:
+        # it goes on without a grammar that its compiler refuses, and strikes it out of the request
+        if wanted is not None and self._prepared.gen_config.response_format is None:
+            raise InternalError("the engine does not hold its answer to the wanted format")
 
     def forget(self) -> None:
         self._engine.session_mgr.remove(self._session)

@@ -5,13 +5,12 @@ Safe from any thread; long prompts take a while, so the engine calls it in a poo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from edged.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from edged.errors import InvalidRequest, UnsupportedParameter
 from edged.protocol import (
     Detokenize,
     Detokenized,
@@ -31,6 +30,7 @@ from edged.worker.lmdeploy.vocabulary import Vocab, chat_templates
 from edged.worker.markers import Markers
 from edged.worker.output import reasoning
 from edged.worker.template import Template
+from edged.worker.texts import PromptReader
 
 
 class Prepared(NamedTuple):
@@ -58,6 +58,7 @@ class Preparer:
         self.vocab = vocab = Vocab(folder, output.SHOWN_TOKENS)
         self._context = context
         self._settings = settings
+        self._texts = PromptReader(vocab, context)
         self._guard = Guard(vocab.silent)
         self._template = Template(
             chat_templates(folder),
@@ -86,9 +87,9 @@ class Preparer:
                 raise UnsupportedParameter(
                     "this model's engine fills no gaps; leave out `suffix`", param="suffix"
                 )
-            tokens = self._tokenize([(prompt.text, False)], "prompt", wrap=True)
+            tokens = self._texts.tokenize([(prompt.text, False)], "prompt", wrap=True)
         else:
-            self._check(prompt.tokens, "prompt")
+            self._texts.check(prompt.tokens, "prompt")
             tokens = list(prompt.tokens)
         echo = (prompt.text if isinstance(prompt, Text) else self.vocab.text(tokens)) * request.echo
         prepared = self._begin(request, tokens, output.Output(request.stop))
@@ -126,7 +127,9 @@ class Preparer:
                     param="reasoning_budget",
                 )
             text += closing
-        tokens = self._tokenize(self._guard.split(text), "messages", wrap=self._wraps(text))
+        tokens = self._texts.tokenize(
+            self._guard.split(text), "messages", wrap=self._texts.wraps(text)
+        )
         made = output.Output(
             request.stop,
             form=self._form,
@@ -155,13 +158,8 @@ class Preparer:
 
     def _begin(self, request: Generate, tokens: list[int], made: output.Output) -> Prepared:
         """Return what a generation after these tokens needs, whatever they stand for."""
-        if not tokens:
-            if self.vocab.bos is None:
-                raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
-            tokens = [self.vocab.bos]
-        if len(tokens) >= self._context:
-            raise self._too_long(str(len(tokens)), _param(request))
-        self._check(request.stop_tokens, "stop_token_ids")
+        tokens = self._texts.begin(tokens, _param(request))
+        self._texts.check(request.stop_tokens, "stop_token_ids")
         ends = self.vocab.ends
         own_ends = frozenset() if request.sampling.ignore_eos else ends
         return Prepared(
@@ -198,42 +196,13 @@ class Preparer:
             markers = Markers(request.prompt) if request.prompt.media else None
             text = self._template.render(markers.prompt if markers else request.prompt)
             parts = list(self._guard.split(text))
-            tokens = self.vocab.tokenize(parts, wrap=self._wraps(text))
+            tokens = self.vocab.tokenize(parts, wrap=self._texts.wraps(text))
             plain = self._guard.unmark(text)
             return Rendered(request.id, markers.shown(plain) if markers else plain, len(tokens))
         if isinstance(request, Tokenize):
             return self.vocab.tokenized(request)
-        self._check(request.tokens, "tokens")
+        self._texts.check(request.tokens, "tokens")
         return self.vocab.detokenized(request)
-
-    def _wraps(self, text: str) -> bool:
-        # A template that writes BOS itself must not get a second one.
-        return not (self.vocab.bos_text and text.startswith(self.vocab.bos_text))
-
-    def _tokenize(self, parts: Iterable[tuple[str, bool]], param: str, *, wrap: bool) -> list[int]:
-        parts = list(parts)
-        fewest = self.vocab.fewest(sum(len(text) for text, _ in parts))
-        if fewest >= self._context:  # megabytes are not worth the seconds that they take
-            raise self._too_long(f"at least {fewest}", param)
-        return self.vocab.tokenize(parts, wrap=wrap)
-
-    def _too_long(self, n_tokens: str, param: str) -> ContextLengthExceeded:
-        return ContextLengthExceeded(
-            # clients know this error by the words "this model's maximum context length is"
-            f"the prompt has {n_tokens} tokens; this model's maximum context length is "
-            f"{self._context} tokens, prompt and answer together; shorten the prompt or raise "
-            "`context` of this model",
-            param=param,
-        )
-
-    def _check(self, tokens: list[int], param: str) -> None:
-        wrong = next((token for token in tokens if not self.vocab.has_id(token)), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"token {wrong} is outside the vocabulary of this model "
-                f"(0 to {self.vocab.n_tokens - 1})",
-                param=param,
-            )
 
 
 def _param(request: Generate) -> str:

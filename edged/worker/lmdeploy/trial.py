@@ -1,7 +1,7 @@
-"""A program: does this box generate a token? `python -m edged.worker.lmdeploy.trial [FOLDER]`.
+"""A program: does this box generate a token? `python -m edged.worker.lmdeploy.trial GPU`.
 
-It makes a tiny model of random weights (Qwen2's shape), loads it on GPU 0 as a worker would, and
-prints a line of JSON. `make test-gpu` makes its models here too.
+It makes a tiny model of random weights (Qwen2's shape), loads it on a GPU (a number as NVML counts)
+as a worker would, and prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from edged.worker.lmdeploy.engine import LmdeployEngine
 _SPARE = 1 << 30  # CUDA's context and what else a tiny model takes
 
 
-async def _generate(folder: Path) -> dict[str, object]:
-    settings = LmdeployLaunch(sys.executable, (0,), _SPARE, 64 << 20)
+async def _generate(folder: Path, gpu: int) -> dict[str, object]:
+    settings = LmdeployLaunch(sys.executable, (gpu,), _SPARE, 64 << 20)
     launch = Launch("trial", "lmdeploy", str(folder), "1", 256, 2, 512, lmdeploy=settings)
     engine = LmdeployEngine()
     started = time.monotonic()
@@ -46,9 +46,10 @@ async def _generate(folder: Path) -> dict[str, object]:
 def main() -> int:
     """Run the trial; return the exit code, 0 if a token came."""
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else random_model.write(Path(made) / "m")
+        folder = random_model.write(Path(made) / "m")
         try:
-            sys.stdout.write(json.dumps(asyncio.run(_generate(folder))) + "\n")
+            told = asyncio.run(_generate(folder, int(sys.argv[1])))
+            sys.stdout.write(json.dumps(told) + "\n")
         except Exception as error:  # noqa: BLE001 - whatever it is, that is the answer
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             return 1

@@ -9,11 +9,12 @@ plain text).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edged.protocol import Constraint, Grammar, JsonSchema, Regex, ToolChoice
-from edged.worker.output.regex import bare_text, escaped, slashed
+from edged.worker.output.regex import bare_text, slashed
+from edged.worker.output.rules import Rules, TokenOf, json_text, string
 from edged.worker.output.schema import alternatives, parameters_of, properties_of, resolve
 from edged.worker.output.syntax import (
     Format,
@@ -25,18 +26,11 @@ from edged.worker.output.syntax import (
     Pythonic,
     Syntax,
     Trigger,
-    split_tags,
 )
 
-TokenOf = Callable[[str], int | None]
-
-_ANY = "/(?s:.*)/"
 # What stands before content, in families that mark it.
 _CONTENT = {"gpt-oss": "<|channel|>final<|message|>", "functionary-v3.2": ">>>all\n"}
-# Room for the layouts that models were trained on, but not for white space without an end.
-_SPACE = r"[ \n]{1,24}"
 _QUOTED = '", '  # after a string, before the next key
-_WS = "WS: /[ \\n]{1,24}/"
 
 
 def lark(
@@ -85,66 +79,19 @@ def lark_after_trigger(
     return writer.text(writer.after(trigger))
 
 
-class _Writer:
-    """The rules of one grammar, collected while its parts are written."""
+class _Writer(Rules):
+    """Calls of these tools as the rules of one grammar."""
 
     def __init__(
         self, tools: Sequence[dict[str, Any]], choice: ToolChoice, token_of: TokenOf
     ) -> None:
+        super().__init__(token_of)
         named = {tool["function"]["name"]: tool for tool in tools}
         allowed = choice.names or list(named)
         self._tools = {name: named[name] for name in allowed if name in named}
         if not self._tools:
             raise ValueError("no tool may be called")
         self._parallel = choice.parallel
-        self._token_of = token_of
-        self._rules: list[str] = []
-        self._known: dict[str, str] = {}
-
-    def text(self, start: str) -> str:
-        """Return the whole grammar."""
-        return "\n".join(["%llguidance {}", f"start: {start}", *self._rules, _WS]) + "\n"
-
-    def rule(self, body: str, options: str = "") -> str:
-        """Add a rule, unless it is there, and return its name."""
-        key = options + body
-        if key not in self._known:
-            self._known[key] = name = f"r{len(self._known)}"
-            self._rules.append(f"{name}{options}: {body}")
-        return self._known[key]
-
-    def terminal(self, body: str) -> str:
-        """Add a regular expression, which unlike a rule may have `&` in it."""
-        if body not in self._known:
-            self._known[body] = name = f"T{len(self._known)}"
-            self._rules.append(f"{name}: {body}")
-        return self._known[body]
-
-    # ── texts ──
-
-    def literal(self, text: str) -> str:
-        """Return `text` as tokens and strings."""
-        written: list[str] = []
-        plain = ""
-        for part in split_tags(text):
-            token = self._token_of(part)
-            if token is None:
-                plain += part
-                continue
-            if plain:
-                written.append(_string(plain))
-            written.append(f"<[{token}]>")
-            plain = ""
-        if plain:
-            written.append(_string(plain))
-        return " ".join(written)
-
-    def until(self, tag: str) -> str:
-        """Any text up to `tag`, with it."""
-        token = self._token_of(tag)
-        if token is not None:
-            return f"{self.rule(_ANY)} <[{token}]>"
-        return self.rule(f"/(?s:.*){escaped(tag)}/", "[lazy]")
 
     def reasoning(self, marker: Marker, *, opened: bool) -> str:
         return f"{'' if opened else self.literal(marker.opening)} {self.until(marker.closing)} WS?"
@@ -157,20 +104,11 @@ class _Writer:
         before = _CONTENT.get(form.name, "").removeprefix(form.given)
         match constraint:
             case JsonSchema(schema):
-                return f"{self.literal(before)} {self.rule(f'%json {_json(schema)}')}"
+                return f"{self.literal(before)} {self.rule(f'%json {json_text(schema)}')}"
             case Regex(pattern):
                 return f"{self.literal(before)} {self.rule(f'/{slashed(pattern)}/')}"
             case Grammar():
                 raise ValueError("a grammar of its own cannot be joined with tools")
-
-    def json(self, schema: dict[str, Any], *, strict: bool = False) -> str:
-        """Return a rule for JSON of `schema`; what cannot be enforced is left out unless strict."""
-        options = {
-            "whitespace_pattern": _SPACE,
-            "json_allow_general_unicode_escapes": True,
-            "lenient": not strict,
-        }
-        return self.rule(f"%json {_json({'x-guidance': options, **schema})}")
 
     def arguments(self, name: str) -> str:
         function = self._tools[name]["function"]
@@ -212,7 +150,7 @@ class _Writer:
         match syntax:
             case Objects():
                 if trigger.tool:
-                    return f"WS? {self.arguments(trigger.tool)} WS? {_string('}')} {more}"
+                    return f"WS? {self.arguments(trigger.tool)} WS? {string('}')} {more}"
                 before = f"WS? {self.literal(syntax.before.strip())} WS?"
                 inside = f"{self._objects_inside(syntax)} WS? {self._closing(syntax)}"
                 return f"{before if syntax.before.strip() else 'WS?'} {inside} {more}"
@@ -238,7 +176,7 @@ class _Writer:
             case Objects(listed=False, opening=opening) if opening:
                 return f"(WS? {self._tagged(syntax)})*"
             case Objects(listed=False, separator=separator) if separator:
-                return f"({_string(separator)} {self._objects_inside(syntax)})*"
+                return f"({string(separator)} {self._objects_inside(syntax)})*"
             case Named():
                 return f"(WS? {self.rule(self._named(syntax))})*"
             case Parameters():
@@ -249,7 +187,7 @@ class _Writer:
         if not self._parallel:
             return f"({call})"
         call = self.rule(call)
-        between = _string(separator) if separator else ""
+        between = string(separator) if separator else ""
         return f"{call} ({between} {call})*"
 
     # ── JSON objects ──
@@ -279,25 +217,25 @@ class _Writer:
     def _object(self, syntax: Objects, name: str) -> str:
         before = "{" + _key(syntax.name) + json.dumps(name, ensure_ascii=False) + ", "
         before += _key(syntax.arguments)
-        arguments, after = self.arguments(name), _string("}")
+        arguments, after = self.arguments(name), string("}")
         if not syntax.id:
-            return f"{_string(before)} {arguments} {after}"
+            return f"{string(before)} {arguments} {after}"
         key = _key(syntax.id) + '"'
         if syntax.id_last:
             return (
-                f"{_string(before)} {arguments} {_string(', ' + key)} /[a-zA-Z0-9]{{9}}/ "
-                + _string('"}')
+                f"{string(before)} {arguments} {string(', ' + key)} /[a-zA-Z0-9]{{9}}/ "
+                + string('"}')
             )
-        number = _string("{" + key) + " /[0-9]{1,3}/"
-        return f"{number} {_string(_QUOTED + before[1:])} {arguments} {after}"
+        number = string("{" + key) + " /[0-9]{1,3}/"
+        return f"{number} {string(_QUOTED + before[1:])} {arguments} {after}"
 
     # ── a name, then JSON ──
 
     def _named(self, syntax: Named, *, called: bool = False) -> str:
-        number = f"{_string(syntax.number)} /[0-9]{{1,3}}/" if syntax.number else ""
+        number = f"{string(syntax.number)} /[0-9]{{1,3}}/" if syntax.number else ""
         call_id = f"{self.literal(syntax.id)} /[a-zA-Z0-9]{{9}}/" if syntax.writes_id else ""
         names = [
-            f"{_string(syntax.prefix + name)} {number} {call_id} {self.literal(syntax.between)} "
+            f"{string(syntax.prefix + name)} {number} {call_id} {self.literal(syntax.between)} "
             f"{self.arguments(name)}"
             for name in self._tools
         ]
@@ -306,7 +244,7 @@ class _Writer:
 
     def _harmony(self) -> str:
         middle = self.literal(" <|constrain|>json<|message|>")
-        names = [f"{_string(name)} {middle} {self.arguments(name)}" for name in self._tools]
+        names = [f"{string(name)} {middle} {self.arguments(name)}" for name in self._tools]
         return self.rule(" | ".join(names))
 
     # ── tags around each parameter ──
@@ -319,7 +257,7 @@ class _Writer:
         for name, tool in self._tools.items():
             schema = parameters_of(tool)
             values = self._all_of(syntax, schema, strict=bool(tool["function"].get("strict")))
-            head = _string(name) + " " + self.literal(syntax.name_end + syntax.line)
+            head = string(name) + " " + self.literal(syntax.name_end + syntax.line)
             calls.append(f"{head} {values}")
         end = syntax.end + (syntax.line + syntax.closing if syntax.closing and syntax.end else "")
         return f"{before} {function} {self.rule(' | '.join(calls))} " + self.literal(
@@ -343,7 +281,7 @@ class _Writer:
         *,
         strict: bool,
     ) -> str:
-        head = self.literal(syntax.parameter) + " " + _string(key)
+        head = self.literal(syntax.parameter) + " " + string(key)
         head += " " + self.literal(syntax.key_end + syntax.pad)
         tail = self.literal(syntax.pad + syntax.value_end + syntax.line)
         bodies = []
@@ -361,14 +299,14 @@ class _Writer:
         tail = self.literal(syntax.pad + syntax.value_end + syntax.line)
         fixed = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if isinstance(fixed, list):
-            return [f"{_string(str(v)) if v else ''} {tail}" for v in fixed]
+            return [f"{string(str(v)) if v else ''} {tail}" for v in fixed]
         limits = bare_text(schema, strict=strict)
         if limits:
             # With what follows in one expression: by itself it would take the line end as well.
             text = "(" + " & ".join(limits) + ")"
-            if self._token_of(syntax.value_end) is None:
+            if self.token_of(syntax.value_end) is None:
                 return [self.terminal(f"{text} {tail}")]
-            pad = f" {_string(syntax.pad)}" if syntax.pad else ""
+            pad = f" {string(syntax.pad)}" if syntax.pad else ""
             return [f"{self.terminal(text + pad)} {self.literal(syntax.value_end + syntax.line)}"]
         return [f"{self.until(syntax.value_end)} {self.literal(syntax.line)}"]
 
@@ -379,7 +317,7 @@ class _Writer:
         for name, tool in self._tools.items():
             schema = parameters_of(tool)
             strict = bool(tool["function"].get("strict"))
-            calls.append(f'{_string(name + "(")} {self._keywords(schema, strict=strict)} ")"')
+            calls.append(f'{string(name + "(")} {self._keywords(schema, strict=strict)} ")"')
         return self.rule(" | ".join(calls))
 
     def _keywords(self, schema: dict[str, Any], *, strict: bool) -> str:
@@ -387,7 +325,7 @@ class _Writer:
         required = resolve(schema, schema).get("required", [])
         first, later = "", ""
         for key, value in reversed(properties_of(schema).items()):
-            item = f"{_string(key + '=')} {self.json(_whole_schema(value, schema), strict=strict)}"
+            item = f"{string(key + '=')} {self.json(_whole_schema(value, schema), strict=strict)}"
             comma = '", "'
             if key in required:
                 first, later = f"{item} {later}", f"{comma} {item} {later}"
@@ -402,18 +340,9 @@ class _Writer:
 
 def _whole_schema(part: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     """Return a parameter's schema with what the references in it may lead to."""
-    if '"$ref"' not in _json(part):
+    if '"$ref"' not in json_text(part):
         return part
     return {key: root[key] for key in ("$defs", "definitions") if key in root} | part
-
-
-def _json(schema: dict[str, Any]) -> str:
-    return json.dumps(schema, ensure_ascii=False)
-
-
-def _string(text: str) -> str:
-    """Return a Lark string."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _key(name: str) -> str:

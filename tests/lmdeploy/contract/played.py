@@ -35,6 +35,19 @@ class Native:
         self.engine_config: Any = None
         self.tokenizer: Any = None
 
+    def opened(self, folder: str, config: Any) -> "Native":  # noqa: ARG002 - others need it
+        """Return the engine for a folder, as `AsyncEngine._build_turbomind` does."""
+        self.engine_config = config
+        return self
+
+    def answer_to(self, prompt: list[int], config: Any) -> list[int]:  # noqa: ARG002 - others'
+        """Return the tokens of an answer."""
+        return list(self.answer)
+
+    def likelihoods_of(self, answer: list[int]) -> list[dict[int, float]] | None:  # noqa: ARG002
+        """Return a row for each of its tokens."""
+        return self.logprobs
+
     def create_instance(self, **_: Any) -> "Instance":
         return Instance(self)
 
@@ -71,7 +84,8 @@ class Instance:
         native.running += 1
         over = False
         try:
-            answer, said = list(native.answer), 0
+            answer, said = native.answer_to(list(input_ids), gen_config), 0
+            likelihoods = native.likelihoods_of(answer) if gen_config.logprobs else None
             while True:
                 native.tick += 1
                 if native.gate is not None:
@@ -84,7 +98,7 @@ class Instance:
                     return
                 step = next(native.pieces, 1) if native.pieces else 1
                 tokens = answer[said : said + step]
-                rows = native.logprobs[said : said + step] if native.logprobs else None
+                rows = likelihoods[said : said + step] if likelihoods else None
                 said += step
                 over = said >= min(len(answer), gen_config.max_new_tokens)
                 tokens = tokens[: gen_config.max_new_tokens - (said - step)]
@@ -121,14 +135,14 @@ class Instance:
 class PlayedLibrary(library.Library):
     """The adapter as it is, on the real AsyncEngine; only what needs CUDA is left out."""
 
-    def __init__(self, launch: Launch, native: Native) -> None:
+    def __init__(self, launch: Launch, native: Any) -> None:
+        """`native`: a `Native`, or what else has `opened`."""
         self._native = native
         super().__init__(launch)
 
     def _open(self, launch: Launch, settings: LmdeployLaunch) -> Any:
-        def build(_engine: Any, *_: Any, backend_config: Any, **__: Any) -> Native:
-            self._native.engine_config = backend_config
-            return self._native
+        def build(_engine: Any, model_path: str, backend_config: Any, **_: Any) -> Any:
+            return self._native.opened(model_path, backend_config)
 
         config = self._config(launch, settings, share=0.5)
         real = AsyncEngine._build_turbomind

@@ -3,35 +3,25 @@
 Proves how requests, errors and aborts go through LMDeploy's Python; no token here was computed.
 """
 
-import asyncio
 import json
-import random
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lmdeploy.messages import ResponseType
+from lmdeploy.metrics.metrics_processor import metrics_processor
 from msgspec.structs import replace
 
 from edged.protocol import (
     Delta,
     Detokenize,
     Embed,
-    Event,
-    Failed,
-    Finish,
-    Generate,
     Grammar,
     JsonSchema,
-    Launch,
-    LmdeployLaunch,
     Media,
     Messages,
     Regex,
     Render,
     Sampling,
-    Started,
     Text,
     Tokenize,
     ToolChoice,
@@ -39,91 +29,7 @@ from edged.protocol import (
 from edged.protocol import Tokens as Ids
 from edged.worker.engine import BadModelError, EngineMissingError
 from edged.worker.lmdeploy.engine import LmdeployEngine
-from edged.worker.lmdeploy.library import Library
-from tests.lmdeploy.contract import tiny_model
-from tests.lmdeploy.contract.played import Native, PlayedLibrary
-
-CONTEXT = 512
-PARALLEL = 4
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.write(tmp_path_factory.mktemp("model") / "tiny")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until something holds; fails after 20 s."""
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came to be")
-
-
-class Box:
-    """An engine with its native part, and what it holds."""
-
-    def __init__(self, folder: Path, abort_s: float = 60.0, **settings: Any) -> None:
-        self.native = Native()
-        self.faults = 0
-        self.engine = LmdeployEngine(self._fault, self._open, abort_s=abort_s)
-        self.launch = Launch(
-            "tiny", "lmdeploy", str(folder), "1", CONTEXT, PARALLEL, CONTEXT * PARALLEL,
-            lmdeploy=LmdeployLaunch("/python", (0,), 1 << 20, 1 << 20, **settings),
-        )  # fmt: skip
-
-    def _fault(self) -> None:
-        self.faults += 1
-
-    def _open(self, launch: Launch) -> Library:
-        self.library = PlayedLibrary(launch, self.native)
-        return self.library
-
-    def says(self, text: str, end: str = "<|im_end|>") -> None:
-        vocab = self.engine._preparer.vocab
-        self.native.answer = vocab.tokenize([(text + end, True)], wrap=False)
-
-    async def ask(self, prompt: Any = "hi", **fields: Any) -> list[Event]:
-        prompt = Text(prompt) if isinstance(prompt, str) else prompt
-        return [event async for event in self.engine.generate(Generate(prompt, id=1, **fields))]
-
-    async def idle(self) -> None:
-        """Wait until nothing is held; fails if that does not come to be."""
-        await until(lambda: (self.library.pool.sessions, self.library.pool.out) == (0, 0))
-
-
-@pytest.fixture
-async def box(folder: Path) -> AsyncIterator[Box]:
-    made = Box(folder)
-    ready = await made.engine.load(made.launch, lambda _: None)
-    assert ready.build == "lmdeploy 0.18.0 turbomind"
-    assert ready.chat_template
-    yield made
-    await made.idle()
-    await made.engine.close()
-
-
-def chat(text: str = "hi", **fields: Any) -> Messages:
-    return Messages([{"role": "user", "content": text}], **fields)
-
-
-def content(events: list[Event]) -> str:
-    return "".join(event.content for event in events if isinstance(event, Delta))
-
-
-def finish(events: list[Event]) -> Finish:
-    assert isinstance(events[0], Started), events
-    assert isinstance(events[-1], Finish), events
-    assert sum(isinstance(event, Finish | Failed) for event in events) == 1
-    return events[-1]
-
-
-def failed(events: list[Event]) -> Failed:
-    assert isinstance(events[-1], Failed), events
-    assert sum(isinstance(event, Finish | Failed) for event in events) == 1
-    return events[-1]
-
+from tests.lmdeploy.contract.box import CONTEXT, PARALLEL, Box, chat, content, failed, finish, until
 
 # ── answers ──
 
@@ -394,146 +300,24 @@ async def test_strict_tools_are_watched(box: Box) -> None:
     assert content(events) == "no call"
 
 
+async def test_no_grammar_beside_an_image(folder: Path) -> None:
+    """An image that fails between the two would leave the grammar with the next request."""
+    made = Box(folder, images=True)
+    await made.engine.load(made.launch, lambda _: None)
+    parts = [{"type": "text", "text": "what?"}, {"type": "image"}]
+    prompt = Messages([{"role": "user", "content": parts}], media=[Media("image", b"0" * 12, 2, 2)])
+    error = failed(await made.ask(prompt, constraint=JsonSchema({"type": "object"})))
+    assert (error.code, error.param) == ("unsupported_parameter", "response_format")
+    assert not made.native.prompts
+    await made.engine.close()
+
+
 async def test_no_grammars_on_several_gpus(folder: Path) -> None:
     made = Box(folder, grammars=False)
     await made.engine.load(made.launch, lambda _: None)
     error = failed(await made.ask(constraint=JsonSchema({"type": "object"})))
     assert (error.code, error.param) == ("unsupported_parameter", "response_format")
     await made.engine.close()
-
-
-# ── errors of the engine ──
-
-
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [
-        (ResponseType.INTERNAL_ENGINE_ERROR, "internal_error"),
-        (ResponseType.OUT_OF_MEMORY, "internal_error"),
-        (ResponseType.NO_QUEUE, "unavailable"),
-        (ResponseType.INPUT_LENGTH_ERROR, "context_length_exceeded"),
-        (ResponseType.CANCEL, "shutting_down"),
-    ],
-)
-async def test_engine_errors_have_codes(box: Box, status: ResponseType, code: str) -> None:
-    box.says("abc")
-    box.native.status = status
-    assert failed(await box.ask()).code == code
-
-
-async def test_native_crash_in_python_is_an_internal_error(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def boom(*_: Any, **__: Any) -> Any:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Native, "get_schedule_metrics", boom)  # the watch survives it
-    box.says("abc")
-    box.native.answer = [object()]  # type: ignore[list-item]
-    assert failed(await box.ask()).code == "internal_error"
-
-
-# ── aborts ──
-
-
-async def open_request(box: Box, request_id: int = 1) -> Any:
-    events = box.engine.generate(Generate(Text("hi"), id=request_id))
-    assert isinstance(await anext(events), Started)
-    return events
-
-
-async def test_abort_before_anything_runs(box: Box) -> None:
-    events = await open_request(box)
-    await events.aclose()
-    assert not box.native.prompts
-
-
-async def test_abort_while_it_computes(box: Box) -> None:
-    box.native.gate = asyncio.Event()
-    box.says("abc")
-    events = await open_request(box)
-    waiting = asyncio.ensure_future(anext(events))
-    await until(lambda: box.native.running == 1)
-    waiting.cancel()
-    await asyncio.wait({waiting})
-    await box.idle()
-    assert box.native.cancelled == 1
-    assert not box.faults
-
-
-async def test_abort_in_the_line_for_a_handle(box: Box) -> None:
-    box.native.gate = asyncio.Event()
-    box.says("abc")
-    opened = [await open_request(box, n) for n in range(PARALLEL + 1)]
-    waits = [asyncio.ensure_future(anext(each)) for each in opened]
-    await until(lambda: box.native.running == PARALLEL)
-    waits[-1].cancel()
-    await asyncio.wait({waits[-1]})
-    assert box.library.pool.sessions == PARALLEL  # LMDeploy itself would keep it for ever
-    box.native.gate.set()
-    await asyncio.wait(waits)
-    for each in opened:
-        await each.aclose()
-
-
-async def test_five_hundred_aborts_leave_nothing(box: Box) -> None:
-    random.seed(7)
-    box.says("abcdefgh" * 8)
-
-    async def one(request_id: int) -> None:
-        async def use() -> None:
-            events = box.engine.generate(Generate(Text("hi"), id=request_id))
-            try:
-                n = random.randrange(70)
-                async for _ in events:
-                    n -= 1
-                    if n < 0:
-                        return
-            finally:
-                await events.aclose()
-
-        task = asyncio.ensure_future(use())
-        for _ in range(random.randrange(200)):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait({task})
-
-    numbers = iter(range(1, 501))
-
-    async def client() -> None:
-        for number in numbers:
-            await one(number)
-
-    await asyncio.gather(*(client() for _ in range(2 * PARALLEL)))
-    await box.idle()
-    assert not box.faults
-    assert box.native.running == 0
-    box.says("still here")
-    assert content(await box.ask()) == "still here"
-
-
-async def test_engine_that_never_lets_go_costs_the_worker(folder: Path) -> None:
-    made = Box(folder, abort_s=0.3)
-    await made.engine.load(made.launch, lambda _: None)
-    made.native.is_deaf = True
-    made.native.gate = asyncio.Event()
-    made.says("abc")
-    events = await open_request(made)
-    waiting = asyncio.ensure_future(anext(events))
-    await until(lambda: made.native.running == 1)
-    waiting.cancel()
-    await asyncio.wait({waiting})
-    assert made.faults == 1
-
-
-async def test_close_fails_what_is_open(box: Box) -> None:
-    box.native.gate = asyncio.Event()
-    box.says("abc")
-    asking = asyncio.ensure_future(box.ask())
-    await until(lambda: box.native.running == 1)
-    await box.engine.close()
-    assert failed(await asking).code == "shutting_down"
-    assert failed(await box.ask()).code == "shutting_down"
 
 
 # ── the rest ──
@@ -560,6 +344,18 @@ async def test_stats_show_the_engines_progress(box: Box) -> None:
     assert (stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens) == (1, 1, 4)
     await until(lambda: box.engine.stats().cells_used > 0)
     assert box.engine.stats().cells_used == CONTEXT * PARALLEL / 4
+
+
+async def test_prompts_are_neither_logged_nor_queued(
+    box: Box, capfd: pytest.CaptureFixture[str]
+) -> None:
+    box.says("a")
+    await box.ask("my darkest secret")
+    await box.ask("y" * CONTEXT)  # refused
+    assert metrics_processor.metrics_queue is None  # it has no limit
+    out, err = capfd.readouterr()
+    assert not out
+    assert "secret" not in err
 
 
 async def test_engine_gets_what_was_planned(box: Box) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from edged.errors import InvalidRequest, UnsupportedParameter
@@ -138,6 +139,29 @@ def test_images_are_pictures_in_their_places() -> None:
     picture = image["image_data"]["data"]
     assert (picture.size, picture.mode) == ((2, 2), "RGB")
     assert picture.getpixel((1, 1)) == (9, 10, 11)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
+        {"type": "image_url", "image_url": {"url": "/etc/passwd"}},
+        {"type": "image", "image": "/etc/passwd"},
+        {"type": "image_data", "image_data": {"data": "/etc/passwd"}},
+        {"type": "video_url", "video_url": {"url": "file:///etc/passwd"}},
+    ],
+)
+def test_nothing_that_lmdeploy_would_open_reaches_it(part: dict[str, Any]) -> None:
+    """It opens `file:` addresses and paths that stand in a message."""
+    prompt = conversation()
+    beside = msgspec.structs.replace(
+        prompt, messages=[*prompt.messages, {"role": "user", "content": [part]}]
+    )
+    try:
+        told = images.messages_of(beside, Guard([]))
+    except (InvalidRequest, StopIteration):
+        return
+    assert "/etc/passwd" not in repr(told)
 
 
 def test_images_beside_forged_turns_are_refused() -> None:
