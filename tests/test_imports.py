@@ -73,9 +73,11 @@ MAY_IMPORT = {
     "edged.hardware.cuda": set(),
     "edged.plan.estimate": FACTS | {"edged.store"},
     "edged.plan.known_bad": set(),
+    "edged.plan.places": set(),
     "edged.supervisor.lifecycle": GROUND,
     "edged.supervisor.footprint": set(),
-    "edged.supervisor.memory": GROUND | {"edged.config", "edged.supervisor.lifecycle"},
+    "edged.supervisor.memory": GROUND
+    | {"edged.config", "edged.plan.places", "edged.supervisor.lifecycle"},
     "edged.supervisor.poison": GROUND,
     "edged.supervisor.succession": GROUND | {"edged.plan", "edged.supervisor.lifecycle"},
     # systemd's manners and the file watch know nothing of models

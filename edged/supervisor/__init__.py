@@ -53,9 +53,7 @@ class Supervisor:
 
         Unchanged models keep their worker and their requests; what had failed is tried again.
         """
-        self._memory.budget_bytes = plan.budget_bytes
-        self._memory.build = plan.hardware.engines.llamacpp
-        self._memory.has_gpus = any(gpu.via == "nvml" for gpu in plan.hardware.gpus)
+        self._memory.follow(plan)
         for name in diff.removed:
             keeper = self._keepers.pop(name)
             self._leaving.add(keeper)
