@@ -104,7 +104,7 @@ class WorkerProcess:
         self._on_change = on_change  # called when it became ready, and when it is gone
         self._streams: dict[int, Stream] = {}
         self._last_id = 0
-        self._liveness = Liveness(limits, steps)
+        self._liveness = Liveness(limits, steps, shows_work=launch.lmdeploy is None)
         self._asked: str | None = None  # why we ended it, for the requests that it still held
         self._is_hang = False  # of itself
         self._was_stopped = False  # by somebody else, when it was found hung
@@ -315,21 +315,22 @@ class WorkerProcess:
     # ── frames ──
 
     def _receive(self, message: Any) -> None:
+        now = time.monotonic()
         match message:
             case Step(events):
-                self._liveness.heard()
+                self._liveness.heard(now)
                 for event in events:
                     self._deliver(event)
             case Stats():
-                self._liveness.heard(message)
+                self._liveness.heard(now, message)
                 self.stats = message
             case Loading(fraction):
-                self._liveness.heard()
+                self._liveness.heard(now)
                 if fraction != self.loaded_fraction:  # the same again only says that its loop lives
-                    self._liveness.loading()
+                    self._liveness.loading(now)
                 self.loaded_fraction = fraction
             case Ready():
-                self._liveness.ready()
+                self._liveness.ready(now)
                 self.ready = message
                 if self._adapters:
                     self._connection.send(Adapters(self._adapters))
@@ -358,6 +359,8 @@ class WorkerProcess:
         stream = Stream(self._last_id)
         # Registered before the first wait: whatever happens to the worker ends this stream too.
         if self.alive:
+            if not self._streams:
+                self._liveness.opened(time.monotonic())
             self._streams[stream.id] = stream
         else:
             cause = self.exit.cause if self.exit else "it was never started"
