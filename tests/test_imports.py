@@ -17,6 +17,7 @@ GROUND = {
     "edged.log",
     "edged.journal",
     "edged.atomic",
+    "edged.doubling",
     "edged.heap",
 }
 FACTS = GROUND | {"edged.config", "edged.hardware", "edged.status"}
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "edged": set(),
     "edged.errors": set(),
     "edged.atomic": set(),
+    "edged.doubling": set(),
     "edged.heap": set(),
     "edged.log": {"edged.journal", "edged.redaction"},
     "edged.redaction": set(),
@@ -84,7 +86,7 @@ MAY_IMPORT = {
     # systemd's manners and the file watch know nothing of models
     "edged.daemon.systemd": GROUND,
     "edged.daemon.watch": GROUND,
-    "edged.daemon.telling": GROUND | {"edged.daemon.systemd"},
+    "edged.daemon.telling": GROUND | {"edged.daemon.systemd", "edged.status"},
     "edged.daemon.lag": set(),
     "edged.daemon.surroundings": GROUND | {"edged.config", "edged.hardware"},
     "edged.daemon.mdns": GROUND | {"edged.config", "edged.api"},

@@ -108,6 +108,11 @@ class Supervisor:
             raise errors.ModelNotFound(f"no model is called {model!r}", param="model")
         return keeper
 
+    def can_serve(self, model: str) -> bool:
+        """Return whether a worker of ours may serve it, be it with earlier settings."""
+        keeper = self._keepers.get(model)
+        return keeper is not None and keeper.succession.target.launch is not None
+
     def snapshot(self) -> tuple[ModelStatus, ...]:
         """Return every model of the plan, in its order."""
         return tuple(keeper.status() for keeper in self._keepers.values())

@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from edged.doubling import Doubling
 from edged.protocol import (
     EXIT_BAD_MODEL,
     EXIT_FAULT,
@@ -286,36 +287,31 @@ class Backoff:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._next_s = limits.first_backoff_s
+        self._waits = Doubling(limits.first_backoff_s, limits.most_backoff_s)
         self._bad_starts = 0
         self._at_once = True  # the next crash is the first for long
 
     def start_failed(self) -> float | None:
         """Return the wait in s after a worker that died before it was ready; None: give up."""
         self._bad_starts += 1
-        return None if self._bad_starts >= self._limits.bad_starts else self._wait_s()
+        return None if self._bad_starts >= self._limits.bad_starts else self._waits.next_s()
 
     def crashed(self, served_s: float) -> float:
         """Return the wait in s after a worker that died once it had served for `served_s`."""
         self._bad_starts = 0
         if served_s >= self._limits.stable_s:
-            self._next_s = self._limits.first_backoff_s
+            self._waits.reset()
             self._at_once = True
         if self._at_once:
             self._at_once = False
-            return min(self._limits.again_s, self._next_s)
-        return self._wait_s()
+            return min(self._limits.again_s, self._limits.first_backoff_s)
+        return self._waits.next_s()
 
     def reset(self) -> None:
         """Forget: the configuration changed."""
-        self._next_s = self._limits.first_backoff_s
+        self._waits.reset()
         self._bad_starts = 0
         self._at_once = True
-
-    def _wait_s(self) -> float:
-        wait_s = self._next_s
-        self._next_s = min(2 * wait_s, self._limits.most_backoff_s)
-        return wait_s
 
 
 # ── leave why? ──

@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -51,6 +49,7 @@ from edged.supervisor.lifecycle import (
     cause_of_death,
     is_permanent,
 )
+from edged.supervisor.spawning import Spawned, spawn
 from edged.supervisor.stderr_tail import StderrTail
 from edged.supervisor.stream import Stream
 
@@ -168,23 +167,14 @@ class WorkerProcess:
         this is cancelled the process lives on: call `stop`.
         """
         self._became_ready = asyncio.get_running_loop().create_future()
-        ours, theirs = socket.socketpair()
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, a millisecond
-                [*self._own_argv(), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C belongs to the daemon alone
-            )
-        except OSError as error:
-            ours.close()
-            raise errors.WorkerCrashed(f"cannot start a worker: {error}") from error
-        finally:
-            theirs.close()
-        self.pid = process.pid
-        self._life = asyncio.create_task(self._live(process, ours), name=f"worker {process.pid}")
+            spawned = spawn(self._own_argv())
+        except OSError as error:  # no descriptor, process id or memory left; no such program
+            cause = f"cannot start a worker: {error}"
+            self.exit = Exit(os.EX_OSERR, cause, asked=False, blames_requests=False)
+            raise errors.WorkerCrashed(cause) from error
+        self.pid = spawned.process.pid
+        self._life = asyncio.create_task(self._live(spawned), name=f"worker {self.pid}")
         return await asyncio.shield(self._became_ready)
 
     def _own_argv(self) -> Sequence[str]:
@@ -216,9 +206,9 @@ class WorkerProcess:
         self._asked = self._asked or why
         self._signal(signal.SIGKILL)
 
-    async def _live(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    async def _live(self, spawned: Spawned) -> None:
         loop = asyncio.get_running_loop()
-        pidfd = os.pidfd_open(process.pid)
+        process, ours, pidfd = spawned
         died = asyncio.Event()
         loop.add_reader(pidfd, died.set)
         hung = ""
