@@ -98,6 +98,7 @@ class ModelStatus(Struct, frozen=True):
     adapters: tuple[AdapterStatus, ...] = ()
     fetch: FetchStatus | None = None  # while files are missing, its own or those of adapters
     reserved_bytes: int | None = None  # memory that nobody else can have while its worker lives
+    reserved_gpu_bytes: dict[str, int] = {}  # the same of each GPU that it is on: "GPU 0"
     rolled_back: str | None = None  # why its newest settings are not what runs
     successor_pid: int | None = None  # a worker with its newest settings, not serving yet
 

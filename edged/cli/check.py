@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from edged.cli.client import ConfigFile, Json, Url, reach
 from edged.config import ConfigProblems, Problem
 from edged.errors import ConfigError
 from edged.plan import Diff, Plan
+from edged.plan.places import MAIN, Sizes, lacking, less, total
 
 _EXIT_CONFIG = 78  # EX_CONFIG
 _GIB = 1 << 30
@@ -60,7 +62,7 @@ def _tell_problems(error: ConfigError, *, json_: bool) -> None:
 
 
 class _Against(Struct, frozen=True):
-    """The new plan against the running daemon; sizes in bytes.
+    """The new plan against the running daemon; main memory in bytes.
 
     `beside`: replaced models whose new worker starts beside the old one, so that nobody waits;
     `after_stop`: those whose old worker has to leave first.
@@ -79,29 +81,37 @@ def _against(new: Plan, url: str | None) -> _Against | None:
         with reach(url, new.config.server.listen[0]) as client:
             found = client.get("/status").raise_for_status().json()
         change = in_force.diff(msgspec.convert(found["in_force"], InForce), in_force.of(new))
-        held = {m["name"]: m["reserved_bytes"] for m in found["models"] if m["reserved_bytes"]}
+        held = {
+            model["name"]: {MAIN: model["reserved_bytes"], **model["reserved_gpu_bytes"]}
+            for model in found["models"]
+            if model["reserved_bytes"]
+        }
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None
     return _compare(new, change, held)
 
 
-def _compare(new: Plan, change: Diff, held: dict[str, int]) -> _Against:
-    """Return how the workers that hold memory now are replaced; one after the other, as reloads."""
-    total = sum(held.values())
-    after = total - sum(held.get(name, 0) for name in (*change.removed, *change.replaced))
+def _compare(new: Plan, change: Diff, held: Mapping[str, Sizes]) -> _Against:
+    """Return how the workers that hold memory now are replaced; one after the other, as reloads.
+
+    `held`: by model and place.
+    """
+    now = total(*held.values())
+    after = total(*(held[name] for name in held if name not in (*change.removed, *change.replaced)))
     beside: list[str] = []
     after_stop: list[str] = []
     for name in change.replaced:
-        memory = new.models[name].memory
+        plan = new.models[name]
         if name not in held:
             continue
-        if new.models[name].refusal is not None or memory is None:
-            after += held[name]  # its earlier settings stay
+        if plan.refusal is not None or plan.memory is None:
+            after = total(after, held[name])  # its earlier settings stay
             continue
-        fits = total + memory.total_bytes <= new.budget_bytes
+        fits = not lacking(plan.sizes, less(new.budgets, now))
         (beside if fits else after_stop).append(name)
-        after += memory.total_bytes
-    return _Against(change, total, after, tuple(beside), tuple(after_stop))
+        after = total(after, plan.sizes)
+    in_main = (now.get(MAIN, 0), after.get(MAIN, 0))
+    return _Against(change, *in_main, tuple(beside), tuple(after_stop))
 
 
 def _as_json(made: Plan, against: _Against | None) -> dict[str, Any]:

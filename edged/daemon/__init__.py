@@ -27,7 +27,7 @@ from edged.api.access import Access
 from edged.api.app import create_app
 from edged.api.box import Applied
 from edged.config import Listen
-from edged.daemon import certificates, mdns, reloading
+from edged.daemon import certificates, mdns, reloading, telling
 from edged.daemon.fetching import Fetching
 from edged.daemon.lag import Lag
 from edged.daemon.listeners import LAST_CALL_S, HttpServer, ListenError, address
@@ -164,7 +164,7 @@ class Daemon:
     def fetching(self, name: str) -> FetchStatus | None:
         """Return how far the files are of a model that cannot run without them, else None."""
         model_plan = self.plan.models.get(name)
-        if model_plan is None or not model_plan.is_fetching:
+        if model_plan is None or not model_plan.is_fetching or self._supervisor.can_serve(name):
             return None
         return self._fetching.of(name) or FetchStatus(source=str(model_plan.missing[0]))
 
@@ -361,18 +361,9 @@ class Daemon:
             log.warning("daemon.degraded", waiting_for=waiting_for)
 
     def _status_line(self) -> str:
-        models = self._supervisor.snapshot()
-        counts: dict[str, int] = {}
-        for model in models:
-            counts[model.state] = counts.get(model.state, 0) + 1
-        parts = [f"{len(models)} model{'' if len(models) == 1 else 's'}"]
-        parts += [f"{number} {state}" for state, number in sorted(counts.items())]
-        if back := [model.name for model in models if model.rolled_back]:
-            parts.append(f"newest settings NOT in force for {', '.join(back)}")
-        parts += [f"DEGRADED: {line}" for line in self._surroundings.lost]
-        if problem := self._reloading.problem:
-            parts.append(f"configuration NOT applied: {problem}")
-        return ", ".join(parts)
+        return telling.line(
+            self._supervisor.snapshot(), self._surroundings.lost, self._reloading.problem
+        )
 
     # ── another plan ──
 

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.config import Source
+from edged.doubling import Doubling
 from edged.log import get_logger
 from edged.plan import Plan
 from edged.pull.progress import Ended, Line, Progress, Went
@@ -33,10 +34,12 @@ class _Wish(Struct):
     """One model and what it is missing."""
 
     sources: tuple[Source, ...]
+    waits: Doubling = msgspec.field(
+        default_factory=lambda: Doubling(_FIRST_AGAIN_S, _LONGEST_AGAIN_S)
+    )
     progress: Progress | None = None
     error: str | None = None
     hopeless: bool = False
-    tries: int = 0
     again_at: float = 0.0  # on the monotonic clock
     here: bool = False  # fetched; the next plan will know it
 
@@ -62,7 +65,8 @@ class Fetching:
             wish = old if old is not None and same else _Wish(model.missing)
             wish.here = False
             if afresh:
-                wish.again_at, wish.tries = 0.0, 0
+                wish.again_at = 0.0
+                wish.waits.reset()
             wishes[name] = wish
         # models that load at startup come first
         first = [name for name in wishes if plan.models[name].model.load == "startup"]
@@ -110,11 +114,12 @@ class Fetching:
     async def _fetch(self, name: str, wish: _Wish) -> None:
         """Run the child for one model; it is stopped when nobody wants the model any more."""
         self._current = name
-        wish.tries += 1
         wish.error, wish.hopeless = None, False
         log.info("fetch.begin", model=name, sources=[str(source) for source in wish.sources])
         try:
             ended = await self._run_child(name, wish)
+        except (OSError, ValueError) as error:  # no process to be had, or it spoke nonsense
+            ended = Ended(f"the fetching process cannot be used: {error}", passing=True)
         finally:
             self._current = None
         if ended is None:
@@ -125,10 +130,10 @@ class Fetching:
             log.info("fetch.done", model=name)
             self._arrived()
             # Should the plan find the files missing all the same, it does not go round in circles.
-            wish.again_at = time.monotonic() + _again_s(wish.tries)
+            wish.again_at = time.monotonic() + wish.waits.next_s()
         else:
             wish.error, wish.hopeless = ended.error, not ended.passing
-            wait_s = _again_s(wish.tries) if ended.passing else _HOPELESS_AGAIN_S
+            wait_s = wish.waits.next_s() if ended.passing else _HOPELESS_AGAIN_S
             wish.again_at = time.monotonic() + wait_s
             wish.progress = None
             log.error("fetch.failed", model=name, reason=ended.error, retry_in_s=wait_s)
@@ -167,7 +172,3 @@ class Fetching:
                 return line
         code = await child.wait()
         return Ended(f"the fetching process ended with {code}; see the log", passing=True)
-
-
-def _again_s(tries: int) -> float:
-    return float(min(_FIRST_AGAIN_S * 2 ** (tries - 1), _LONGEST_AGAIN_S))

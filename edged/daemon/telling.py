@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from edged.daemon.systemd import Notifier
+from edged.status import ModelStatus
 
 _STATUS_S = 2.0  # the STATUS line follows within
+
+
+def line(models: Sequence[ModelStatus], lost: Sequence[str], problem: str | None) -> str:
+    """Return how the box is; `lost`: hardware, `problem`: why models.toml is not in force."""
+    counts: dict[str, int] = {}
+    for model in models:
+        counts[model.state] = counts.get(model.state, 0) + 1
+    parts = [f"{len(models)} model{'' if len(models) == 1 else 's'}"]
+    parts += [f"{number} {state}" for state, number in sorted(counts.items())]
+    if back := [model.name for model in models if model.rolled_back]:
+        parts.append(f"newest settings NOT in force for {', '.join(back)}")
+    parts += [f"DEGRADED: {what}" for what in lost]
+    if problem:
+        parts.append(f"configuration NOT applied: {problem}")
+    return ", ".join(parts)
 
 
 class Telling:

@@ -66,17 +66,24 @@ def _gpu(nvml: Any, index: int, driver: str, notes: list[str]) -> Gpu | None:
 
 def used_bytes(pid: int) -> int:
     """Return the memory that a process has on all GPUs, 0 where NVML does not tell."""
+    return sum(used_by_gpu(pid).values())
+
+
+def used_by_gpu(pid: int) -> dict[int, int]:
+    """Return the memory that a process has on each GPU by its index; none where it has nothing."""
     nvml = load()
     if nvml is None:
-        return 0
+        return {}
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
-        return 0
+        return {}
     try:
-        return sum(_used_bytes(nvml, n, pid) for n in range(nvml.nvmlDeviceGetCount()))
+        found = {n: _used_bytes(nvml, n, pid) for n in range(nvml.nvmlDeviceGetCount())}
     except nvml.NVMLError:
-        return 0
+        return {}
+    else:
+        return {n: size for n, size in found.items() if size}
     finally:
         with contextlib.suppress(nvml.NVMLError):
             nvml.nvmlShutdown()

@@ -15,7 +15,8 @@ from edged.plan.adapters import AdapterPlan
 from edged.plan.choice import Choice
 from edged.plan.estimate import MemoryEstimate
 from edged.plan.model import ModelFile, ModelPlan, budget_bytes
-from edged.plan.vram import Room
+from edged.plan.places import MAIN, gpu
+from edged.plan.vram import Room, usable_bytes
 
 __all__ = [
     "AdapterPlan",
@@ -44,8 +45,14 @@ class Plan(Struct, frozen=True):
 
     @property
     def budget_bytes(self) -> int:
-        """Memory that all workers together may take."""
+        """Main memory that all workers together may take."""
         return budget_bytes(self.config, self.hardware)
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """The same, and that of each GPU whose driver tells what is taken, by place."""
+        gpus = [each for each in self.hardware.gpus if each.via == "nvml"]
+        return {MAIN: self.budget_bytes} | {gpu(each.index): usable_bytes(each) for each in gpus}
 
     def resolve(self, name: str) -> ModelPlan:
         """Return the model that has this name or alias; raises ModelNotFound with what exists."""

@@ -10,6 +10,7 @@ from edged.config import Config, Model, Source
 from edged.hardware import Hardware
 from edged.plan.adapters import AdapterPlan
 from edged.plan.estimate import MemoryEstimate
+from edged.plan.places import MAIN, gpu
 from edged.protocol import AdapterFile, Kind, Launch
 from edged.store.lock import Form
 from edged.store.projector import Medium
@@ -55,6 +56,13 @@ class ModelPlan(Struct, frozen=True):
         """Return in which form a source of this plan is fetched."""
         is_folder = self.engine == "lmdeploy" and source == self.model.safetensors
         return "safetensors" if is_folder else "gguf"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a worker takes where, as estimated."""
+        own = self.launch.lmdeploy if self.launch else None
+        on_gpus = {gpu(n): own.weights_bytes + own.cache_bytes for n in own.devices} if own else {}
+        return {MAIN: self.memory.total_bytes if self.memory else 0, **on_gpus}
 
     @property
     def kind(self) -> Kind | None:

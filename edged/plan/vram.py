@@ -1,9 +1,10 @@
 """GPU memory: what a model takes of each GPU, and which GPUs it gets.
 
-Every model of LMDeploy has its share of its GPUs for itself, in the order of models.toml: what is
-placed never has to leave for another, and a model that finds no room is told who has it. Figures
-are estimates from the headers; the worker takes the KV cache in bytes, so that an error in the
-rest eats into the spare room and not into a neighbour's memory.
+Every model of LMDeploy gets a share of its GPUs for itself, in the order of models.toml; one that
+finds no room is told who has it. Figures are estimates from the headers; the worker takes the KV
+cache in bytes, so that an error in the rest eats into the spare room and not into a neighbour's
+memory. Where a measurement says that the shares do not fit all the same, the supervisor lets the
+models take turns.
 """
 
 from __future__ import annotations
@@ -65,14 +66,17 @@ def can_share(shape: Shape, tp: int) -> bool:
     return shape.heads % tp == 0 and (shape.kv_heads % tp == 0 or tp % shape.kv_heads == 0)
 
 
+def usable_bytes(gpu: Gpu) -> int:
+    """Return what models may take of a GPU."""
+    return int(gpu.memory_bytes * (1 - _SPARE))
+
+
 class Room:
     """What is left of each GPU while models are placed one after the other."""
 
     def __init__(self, gpus: Iterable[Gpu]) -> None:
         self._gpus = {gpu.index: gpu for gpu in gpus}
-        self._left = {
-            gpu.index: int(gpu.memory_bytes * (1 - _SPARE)) for gpu in self._gpus.values()
-        }
+        self._left = {gpu.index: usable_bytes(gpu) for gpu in self._gpus.values()}
         self._holders: dict[int, list[str]] = {index: [] for index in self._gpus}
 
     def left(self, gpus: Iterable[Gpu]) -> int:

@@ -5,7 +5,8 @@ never waits for a disk. A row holds a whole response, as it went to the client, 
 items of its request; a conversation is the chain of rows through `previous_id`.
 
 Limits: rows that no request has used for `keep_s` go, and the longest unused ones until everything
-together is below `max_bytes`. A request uses every row of its conversation.
+together is below `max_bytes`. A request uses every row of its conversation. Their age goes by a
+clock of the file's own (`ageing.py`), of which the table `clock` keeps a note.
 
 A damaged file is put aside and a new one begun; a locked one or a full disk costs the rows that
 could not be written. Neither stops an answer.
@@ -17,7 +18,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +27,8 @@ from msgspec import Struct
 
 from edged import errors
 from edged.log import get_logger
+from edged.store import ageing
+from edged.store.ageing import Moment, OwnClock
 
 log = get_logger()
 
@@ -67,7 +69,6 @@ _UNFINISHED = ("queued", "in_progress")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-Clock = Callable[[], float]
 
 
 class Limits(Struct, frozen=True):
@@ -140,13 +141,19 @@ class Responses:
     `path` of the file; `limits` are asked for at each write, so that a reload changes them.
     """
 
-    def __init__(self, path: Path, limits: Callable[[], Limits], clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: Callable[[], Limits],
+        look: Callable[[], Moment] = ageing.look,
+    ) -> None:
         self._path = path
         self._limits = limits
-        self._clock = clock
+        self._look = look
         self._executor: ThreadPoolExecutor | None = None
         # Below: the thread's own.
         self._db: sqlite3.Connection | None = None
+        self._clock: OwnClock | None = None  # from the first opening on
         self._n_bytes = 0
         self._tidied_at = 0.0
 
@@ -223,7 +230,7 @@ class Responses:
                     row.id,
                     row.owner,
                     row.previous_id,
-                    self._clock(),
+                    self._now(),
                     row.status,
                     row.body,
                     row.input,
@@ -269,7 +276,7 @@ class Responses:
         with contextlib.suppress(sqlite3.OperationalError), db:  # a full disk: it just gets older
             db.executemany(
                 "UPDATE responses SET used_at = ? WHERE id = ?",
-                [(self._clock(), row.id) for row in found],
+                [(self._now(), row.id) for row in found],
             )
         return found[::-1]
 
@@ -297,11 +304,12 @@ class Responses:
         return sum(n_bytes for (n_bytes,) in gone.fetchall())
 
     def _prune(self, db: sqlite3.Connection) -> None:
-        limits, now = self._limits(), self._clock()
+        limits, now = self._limits(), self._now()
         if self._n_bytes <= limits.max_bytes and now - self._tidied_at < _TIDY_S:
             return
         self._tidied_at = now
         with db:
+            self._keep_clock(db)
             freed = self._drop(db, "used_at <= ?", (now - limits.keep_s,))
             self._n_bytes -= freed
             while self._n_bytes > limits.max_bytes:
@@ -314,6 +322,14 @@ class Responses:
         if freed:
             log.info("responses.pruned", freed_bytes=freed, bytes=self._n_bytes)
             db.execute(f"PRAGMA incremental_vacuum({_PAGES_FREED})").fetchall()
+
+    def _keep_clock(self, db: sqlite3.Connection) -> None:
+        if self._clock is not None:
+            ageing.keep(db, self._clock)
+
+    def _now(self) -> float:
+        assert self._clock is not None, "it is made with the file's opening"
+        return self._clock.note().own_s
 
     # ── the file ──
 
@@ -345,7 +361,7 @@ class Responses:
         db.execute("PRAGMA synchronous = NORMAL")  # a power cut costs the last answers, no more
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA secure_delete = ON")
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA + ageing.SCHEMA)
         db.execute(f"PRAGMA user_version = {_VERSION}")
         with db:
             # No background response survives its daemon; `body` still says what it was.
@@ -353,12 +369,15 @@ class Responses:
                 "UPDATE responses SET status = 'lost' WHERE status IN (?, ?)",
                 _UNFINISHED,
             )
+        (newest,) = db.execute("SELECT coalesce(max(used_at), 0) FROM responses").fetchone()
+        self._clock = ageing.resume(db, newest, self._look)
         (n_bytes,) = db.execute("SELECT coalesce(sum(n_bytes), 0) FROM responses").fetchone()
         self._n_bytes = n_bytes
 
     def _put_aside(self, error: sqlite3.DatabaseError) -> None:
+        self._clock = None  # nothing is written into that file any more
         self._close()
-        aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._clock())}")
+        aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._look().wall_s)}")
         log.error("responses.damaged", problem=str(error), put_aside=str(aside))
         self._path.replace(aside)
         for tail in ("-wal", "-shm"):  # they belong to that file and would spoil the next
@@ -367,6 +386,8 @@ class Responses:
 
     def _close(self) -> None:
         if self._db is not None:
+            with contextlib.suppress(sqlite3.Error), self._db:
+                self._keep_clock(self._db)
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from edged import __version__
+from edged.doubling import Doubling
 from edged.errors import StoreError, Unreachable
 
 _T = TypeVar("_T")
@@ -31,18 +32,19 @@ class Patience:
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
         self._failed = 0
+        self._waits = Doubling(_FIRST_WAIT_S, _LONGEST_WAIT_S)
 
     def progress(self) -> None:
         """Take note that something arrived."""
         self._failed = 0
+        self._waits.reset()
 
     def after(self, error: Unreachable) -> None:
         """Wait before the next try; raises `error` when there were enough of them."""
         self._failed += 1
         if self._failed >= TRIES:
             raise error
-        wait_s = min(_FIRST_WAIT_S * 2 ** (self._failed - 1), _LONGEST_WAIT_S)
-        self._sleep(max(wait_s, min(error.retry_after_s or 0, _LONGEST_ASKED_WAIT_S)))
+        self._sleep(max(self._waits.next_s(), min(error.retry_after_s or 0, _LONGEST_ASKED_WAIT_S)))
 
 
 class Web:

@@ -53,9 +53,7 @@ class Supervisor:
 
         Unchanged models keep their worker and their requests; what had failed is tried again.
         """
-        self._memory.budget_bytes = plan.budget_bytes
-        self._memory.build = plan.hardware.engines.llamacpp
-        self._memory.has_gpus = any(gpu.via == "nvml" for gpu in plan.hardware.gpus)
+        self._memory.follow(plan)
         for name in diff.removed:
             keeper = self._keepers.pop(name)
             self._leaving.add(keeper)
@@ -109,6 +107,11 @@ class Supervisor:
         if keeper is None:
             raise errors.ModelNotFound(f"no model is called {model!r}", param="model")
         return keeper
+
+    def can_serve(self, model: str) -> bool:
+        """Return whether a worker of ours may serve it, be it with earlier settings."""
+        keeper = self._keepers.get(model)
+        return keeper is not None and keeper.succession.target.launch is not None
 
     def snapshot(self) -> tuple[ModelStatus, ...]:
         """Return every model of the plan, in its order."""

@@ -16,8 +16,8 @@ from msgspec import Struct
 from edged.config.values import format_bytes
 from edged.errors import InsufficientMemory
 from edged.log import get_logger
-from edged.plan import ModelPlan
-from edged.protocol import Launch
+from edged.plan import ModelPlan, Plan
+from edged.plan.places import MAIN, Sizes, most
 from edged.supervisor import memory
 from edged.supervisor.ledger import Ledger
 from edged.supervisor.lifecycle import Limits
@@ -53,18 +53,28 @@ class Lease(Struct, eq=False):
     """Memory that one worker may take, and what it was seen to take."""
 
     holder: Holder
-    reserved_bytes: int
+    reserved: Sizes
     worker: WorkerProcess | None = None
     leaving: bool = False  # its worker only finishes what it has
     load_s: float = 0.0
     ready_at: float = 0.0
     peak_bytes: int = 0  # PSS and swap
-    vram_bytes: int = 0  # at most
+    gpu_bytes: Sizes = {}  # at most, by GPU
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is reserved of main memory."""
+        return self.reserved.get(MAIN, 0)
 
     @property
     def bytes(self) -> int:
-        """What nobody else can have: as reserved, or more where the worker took more."""
+        """What nobody else can have of it: as reserved, or more where the worker took more."""
         return max(self.reserved_bytes, self.taken_bytes)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The same of every place."""
+        return {**most(self.reserved, self.gpu_bytes), MAIN: self.bytes}
 
     @property
     def taken_bytes(self) -> int:
@@ -73,17 +83,40 @@ class Lease(Struct, eq=False):
 
 
 class Memory:
-    """All leases and claims. `budget_bytes`, `build`, `has_gpus`: of the plan in force."""
+    """All leases and claims; what is there to be had and by which build: `follow`."""
 
     def __init__(self, ledger: Ledger, limits: Limits) -> None:
         self.ledger = ledger
-        self.budget_bytes = 0
+        self.budgets: Sizes = {MAIN: 0}
         self.build: str | None = None
-        self.has_gpus = False
         self.leases: set[Lease] = set()
         self._limits = limits
         self._claims: dict[Holder, Claim] = {}
         self._shared: tuple[frozenset[int | None], int] = (frozenset(), 0)  # by which processes
+
+    @property
+    def budget_bytes(self) -> int:
+        """Main memory for all workers together."""
+        return self.budgets[MAIN]
+
+    @property
+    def has_gpus(self) -> bool:
+        """True where NVML tells of memory that workers may take."""
+        return len(self.budgets) > 1
+
+    def follow(self, plan: Plan) -> None:
+        """Take the budgets and the build of this plan from now on."""
+        self.budgets = plan.budgets
+        self.build = plan.hardware.engines.llamacpp
+
+    def wanted(self, plan: ModelPlan) -> Sizes:
+        """Return what a worker of `plan` will take where.
+
+        One that was seen to take more of a GPU than models may has run all the same, alone.
+        """
+        sizes = self.ledger.wanted(plan, self.build)
+        of_gpus = {place: size for place, size in self.budgets.items() if place != MAIN}
+        return {place: min(size, of_gpus.get(place, size)) for place, size in sizes.items()}
 
     def claim(self, holder: Holder, plan: ModelPlan) -> Lease | None:
         """Return a lease for a worker of `plan`, or None: ask again when something has moved.
@@ -92,7 +125,7 @@ class Memory:
         or has been for too long.
         """
         now = time.monotonic()
-        wanted = self.ledger.wanted_bytes(plan, self.build)
+        wanted = self.wanted(plan)
         before = self._claims.get(holder)
         claim = Claim(holder.name, wanted, before.asked_at if before else now, holder.waiting_since)
         self._claims[holder] = claim
@@ -103,13 +136,13 @@ class Memory:
                 claim,
                 others,
                 residents,
-                budget_bytes=self.budget_bytes,
+                budgets=self.budgets,
                 now=now,
                 limits=self._limits,
             )
             waited_s = now - claim.asked_at
             if not decision.granted and waited_s >= self._limits.memory_wait_s:
-                raise memory.insufficient(wanted, residents, self.budget_bytes, waited_s)
+                raise memory.insufficient(wanted, residents, self.budgets, waited_s)
         except InsufficientMemory:
             self.withdraw(holder)
             raise
@@ -128,8 +161,8 @@ class Memory:
     def why_waiting(self, holder: Holder) -> str:
         """Return what a claim waits for, in words."""
         claim = self._claims.get(holder)
-        wanted = claim.bytes if claim else 0
-        why = memory.insufficient(wanted, self._residents(), self.budget_bytes).message
+        wanted = claim.sizes if claim else {}
+        why = memory.insufficient(wanted, self._residents(), self.budgets).message
         return f"waits for memory: {why}"
 
     def withdraw(self, holder: Holder) -> None:
@@ -138,14 +171,8 @@ class Memory:
 
     def beside(self, holder: Holder, plan: ModelPlan) -> Lease | None:
         """Return a lease beside the one that `holder` has, if nobody has to leave for it."""
-        own = [
-            lease.worker.launch for lease in self.leases if lease.holder is holder and lease.worker
-        ]
-        if plan.launch is not None and any(_share_a_gpu(launch, plan.launch) for launch in own):
-            return None  # its share of the GPU is free only once the old worker has left
-        wanted = self.ledger.wanted_bytes(plan, self.build)
-        claimed = sum(claim.bytes for claim in self._claims.values())
-        fits = memory.room_beside(wanted + claimed, self._residents(), self.budget_bytes)
+        wanted, claims = self.wanted(plan), self._claims.values()
+        fits = memory.room_beside(wanted, claims, self._residents(), self.budgets)
         return self._lease(holder, plan, wanted) if fits else None
 
     def release(self, lease: Lease) -> None:
@@ -200,7 +227,7 @@ class Memory:
             f"{format_bytes(self.budget_bytes)}"
         )
 
-    def _lease(self, holder: Holder, plan: ModelPlan, wanted: int) -> Lease:
+    def _lease(self, holder: Holder, plan: ModelPlan, wanted: Sizes) -> Lease:
         load_s = self.ledger.load_s(plan, self.build)
         lease = Lease(holder, wanted, load_s=load_s, ready_at=time.monotonic())
         self.leases.add(lease)
@@ -217,7 +244,7 @@ class Memory:
             holder = lease.holder
             yield Resident(
                 model=holder.name,
-                bytes=lease.bytes,
+                sizes=lease.sizes,
                 busy=holder.is_busy,
                 pinned=holder.pinned,
                 last_used=holder.last_used,
@@ -225,9 +252,3 @@ class Memory:
                 ready_at=lease.ready_at,
                 leaving=lease.leaving or holder.is_leaving,
             )
-
-
-def _share_a_gpu(one: Launch, other: Launch) -> bool:
-    if one.lmdeploy is None or other.lmdeploy is None:
-        return False
-    return bool(set(one.lmdeploy.devices) & set(other.lmdeploy.devices))

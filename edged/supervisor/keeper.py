@@ -147,7 +147,7 @@ class Keeper(Wishes):
                 log.warning("model.no_memory", model=self.name, reason=error.message)
             self.entrance.line.dismiss(error)
             if self.plan.model.load == "startup":
-                await self._back_off(self._limits.memory_retry_s, error.message)
+                await self._back_off(self._limits.memory_retry_s, error.message, until_asked=True)
             else:
                 self._be("stopped", error.message)
         finally:
@@ -264,7 +264,7 @@ class Keeper(Wishes):
         if self.succession.crashed(tenure.launch, cause):
             self._tell_rolled_back()
             return
-        if self.state == "starting":
+        if self.state == "starting" and worker.pid is not None:  # else the box is to blame
             wait_s = self._backoff.start_failed()
         else:
             wait_s = self._backoff.crashed(time.monotonic() - tenure.lease.ready_at)
@@ -281,13 +281,16 @@ class Keeper(Wishes):
         else:
             await self._back_off(wait_s, cause)
 
-    async def _back_off(self, wait_s: float, error: str) -> None:
+    async def _back_off(self, wait_s: float, error: str, *, until_asked: bool = False) -> None:
+        """Wait. `until_asked`: a request that waits may be given what was refused to nobody."""
         self._be("backoff", error)
         launch = self.succession.target.launch
         self._retry = False
         end = time.monotonic() + wait_s
         while (left_s := end - time.monotonic()) > 0 and self._over is None:
             self._changed.clear()
+            if until_asked and self.entrance.line.waiting:
+                return
             if self._retry and self.succession.target.launch != launch:
                 self._backoff.reset()
                 return

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from edged import atomic
 from edged.log import get_logger
 from edged.plan import ModelPlan
+from edged.plan.places import MAIN, Sizes, most
 
 log = get_logger()
 
@@ -28,14 +29,14 @@ _VERSION = 1
 
 
 class Entry(Struct, frozen=True):
-    """What one launch took at most (PSS and swap), and what its load took."""
+    """What one launch took at most, and what its load took; sizes in bytes."""
 
     model: str  # for people: the launch decides, not its name
-    peak_bytes: int
+    peak_bytes: int  # PSS and swap
     requests: int  # that its workers have answered
     load_s: float
     seen_at: float  # seconds since the epoch; only for forgetting
-    vram_bytes: int = 0  # at most, of all GPUs, as NVML says
+    gpu_bytes: dict[str, int] = {}  # by place, as NVML says
     buffers: dict[str, int] = {}  # what the engine says that it allocated for what, in bytes
 
 
@@ -53,14 +54,17 @@ class Ledger:
         self._entries = self._read()
         self._dirty = False
 
-    def wanted_bytes(self, plan: ModelPlan, build: str | None) -> int:
-        """Return what a worker of this plan will take: as measured, else as estimated."""
-        estimate = plan.memory.total_bytes if plan.memory else 0
+    def wanted(self, plan: ModelPlan, build: str | None) -> Sizes:
+        """Return what a worker of this plan will take where: as measured, else as estimated."""
+        sizes = plan.sizes
         entry = self._entries.get(_key(plan, build))
         if entry is None:
-            return estimate
-        measured = int(entry.peak_bytes * (1 + _SPARE))
-        return measured if entry.requests >= _TRUSTED else max(measured, estimate)
+            return sizes
+        measured = {**entry.gpu_bytes, MAIN: int(entry.peak_bytes * (1 + _SPARE))}
+        for place, size in measured.items():
+            trusted = entry.requests >= _TRUSTED
+            sizes[place] = size if trusted else max(size, sizes.get(place, 0))
+        return sizes
 
     def load_s(self, plan: ModelPlan, build: str | None) -> float:
         """Return what the last load of this launch took, 0 if there was none."""
@@ -75,7 +79,7 @@ class Ledger:
         peak_bytes: int,
         requests: int = 0,
         load_s: float | None = None,
-        vram_bytes: int = 0,
+        gpu_bytes: Sizes | None = None,
         buffers: dict[str, int] | None = None,
     ) -> None:
         """Note a measurement; `requests` since the last one."""
@@ -89,7 +93,7 @@ class Ledger:
             requests=old.requests + requests,
             load_s=old.load_s if load_s is None else load_s,
             seen_at=time.time(),
-            vram_bytes=max(old.vram_bytes, vram_bytes),
+            gpu_bytes=most(old.gpu_bytes, gpu_bytes or {}),
             buffers=buffers or old.buffers,
         )
         self._dirty = True

@@ -5,11 +5,13 @@ Pure: the caller brings the clock (monotonic, s) and does what is decided.
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import Literal
 
 from msgspec import Struct
 
+from edged.doubling import Doubling
 from edged.protocol import (
     EXIT_BAD_MODEL,
     EXIT_FAULT,
@@ -87,68 +89,95 @@ class Steps:
         self.longest_s = max(self.longest_s, longest_s)
 
 
+class _Span:
+    """Time that passed since something, as far as ticks have counted it."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+        self._since = -math.inf
+
+    def begin(self, now: float) -> None:
+        """Count from this moment on, be it in the middle of a tick."""
+        self.s, self._since = 0.0, now
+
+    def add(self, now: float, elapsed: float) -> None:
+        """Count a tick that ends now."""
+        self.s += min(elapsed, max(0.0, now - self._since))
+
+
 class Liveness:
     """Tells a hung worker from a busy one, fed with what was heard and a tick every TICK_S.
 
     An engine that computes, reads its weights from the disk or waits for a CPU that others hold
     makes progress that no frame tells: a step may be long on a box that does other work. It gets
     `progress_s`. One that does neither a step nor any work is stuck after three times its own
-    longest step.
+    longest step. `shows_work`: false where the kernel does not see all of it, as on a GPU; then
+    its first steps get more time.
 
     It adds up ticks of at most two TICK_S each instead of subtracting times: when the daemon
     itself was stopped for a minute, or the box slept, no worker may be blamed for it.
     """
 
-    def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
+    def __init__(
+        self, limits: Limits, steps: Steps | None = None, *, shows_work: bool = True
+    ) -> None:
         self._limits = limits
         self._steps = steps or Steps()
+        self._shows_work = shows_work
         self._ticked: float | None = None
         self._loaded = False
-        self._silent_s = 0.0
-        self._stuck_s = 0.0
-        self._idle_s = 0.0  # of the stuck time: without any work either
-        self._mute_s = 0.0  # while loading: neither a frame nor any work
+        self._silent = _Span()
+        self._stuck = _Span()
+        self._idle = _Span()  # of the stuck time: without any work either
+        self._mute = _Span()  # while loading: neither a frame nor any work
         self._stats: Stats | None = None
         self._work: Work | None = None
 
-    def loading(self) -> None:
+    def loading(self, now: float) -> None:
         """Note that the load went on."""
-        self._silent_s = 0.0
+        self._silent.begin(now)
 
-    def ready(self) -> None:
+    def ready(self, now: float) -> None:
         """Note that the load is over."""
         self._loaded = True
-        self._silent_s = 0.0
+        self._silent.begin(now)
 
-    def heard(self, stats: Stats | None = None) -> None:
+    def opened(self, now: float) -> None:
+        """Note that a request came while none was open."""
+        self._stuck.begin(now)
+        self._idle.begin(now)
+
+    def heard(self, now: float, stats: Stats | None = None) -> None:
         """Note a frame. While loading only `loading` counts: the loop alone proves nothing."""
-        self._mute_s = 0.0
+        self._mute.begin(now)
         if self._loaded:
-            self._silent_s = 0.0
+            self._silent.begin(now)
         if stats is None:
             return
         before, self._stats = self._stats, stats
         if before is None or stats.progress != before.progress:
             n_steps = max(1, stats.progress - before.progress) if before else 1
             self._steps.took(n_steps, stats.step_ms / 1e3)
-            if self._stuck_s > _UNSEEN_S:
-                self._steps.took(0, self._stuck_s)
+            if self._stuck.s > _UNSEEN_S and self._ticked is not None:
+                self._steps.took(0, self._stuck.s + min(now - self._ticked, 2 * TICK_S))
         elif stats.pulse == before.pulse:
             return
-        self._stuck_s = self._idle_s = 0.0
+        self._stuck.begin(now)
+        self._idle.begin(now)
 
     @property
     def is_stuck(self) -> bool:
         """True when nothing was heard of it since the last tick, and something is due."""
-        return self._stuck_s > 0 or self._mute_s > 0
+        return self._stuck.s > 0 or self._mute.s > 0
 
     @property
     def stuck_after_s(self) -> float:
         """How long it may do nothing while requests are open: learned from its own steps."""
         limits = self._limits
-        if self._steps.seen < _STEPS:
-            return min(limits.progress_s, limits.silence_s)
-        return min(limits.progress_s, max(limits.stuck_s, _USUAL * self._steps.longest_s))
+        least_s = limits.stuck_s
+        if self._steps.seen < _STEPS and not (self._shows_work and self._work is not None):
+            least_s = limits.silence_s
+        return min(limits.progress_s, max(least_s, _USUAL * self._steps.longest_s))
 
     def tick(self, now: float, *, busy: bool, work: Work | None = None) -> str | None:
         """Return why the worker counts as hung, in words for the operator, or None.
@@ -157,29 +186,38 @@ class Liveness:
         """
         elapsed = 0.0 if self._ticked is None else min(now - self._ticked, 2 * TICK_S)
         self._ticked = now
-        self._silent_s += elapsed
-        counts = busy and self._loaded
-        self._stuck_s = self._stuck_s + elapsed if counts else 0.0
+        self._silent.add(now, elapsed)
         engine, loop = self._who_worked(work, elapsed)
+        if busy and self._loaded:
+            self._stuck.add(now, elapsed)
+        else:
+            self._stuck.begin(now)
         # A loop that others keep from its CPU is silent, and the engine then gets no requests.
-        idle = not (engine or (loop and self._silent_s > _UNSEEN_S))
-        self._idle_s = self._idle_s + elapsed if counts and idle else 0.0
-        loads = not self._loaded
-        self._mute_s = self._mute_s + elapsed if loads and not (engine or loop) else 0.0
+        if busy and self._loaded and not (engine or (loop and self._silent.s > _UNSEEN_S)):
+            self._idle.add(now, elapsed)
+        else:
+            self._idle.begin(now)
+        if self._loaded or engine or loop:
+            self._mute.begin(now)
+        else:
+            self._mute.add(now, elapsed)
+        return self._verdict()
+
+    def _verdict(self) -> str | None:
         limits = self._limits
-        if loads:
-            if self._mute_s >= limits.silence_s:
+        if not self._loaded:
+            if self._mute.s >= limits.silence_s:
                 return f"hung: neither a word nor any work in {limits.silence_s:.0f} s of its load"
-            if self._silent_s >= limits.load_silence_s:
+            if self._silent.s >= limits.load_silence_s:
                 return f"hung: loading made no progress for {limits.load_silence_s:.0f} s"
-        elif self._idle_s >= self.stuck_after_s:
+        elif self._idle.s >= self.stuck_after_s:
             return (
                 f"hung: requests open, but neither an engine step nor any work for "
-                f"{self._idle_s:.0f} s; its longest step took {self._steps.longest_s:.1f} s"
+                f"{self._idle.s:.0f} s; its longest step took {self._steps.longest_s:.1f} s"
             )
-        elif self._silent_s >= limits.silence_s:
+        elif self._silent.s >= limits.silence_s:
             return f"hung: not a sign of life for {limits.silence_s:.0f} s"
-        elif self._stuck_s >= limits.progress_s:
+        elif self._stuck.s >= limits.progress_s:
             return f"hung: requests open, but no engine step for {limits.progress_s:.0f} s"
         return None
 
@@ -249,36 +287,31 @@ class Backoff:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._next_s = limits.first_backoff_s
+        self._waits = Doubling(limits.first_backoff_s, limits.most_backoff_s)
         self._bad_starts = 0
         self._at_once = True  # the next crash is the first for long
 
     def start_failed(self) -> float | None:
         """Return the wait in s after a worker that died before it was ready; None: give up."""
         self._bad_starts += 1
-        return None if self._bad_starts >= self._limits.bad_starts else self._wait_s()
+        return None if self._bad_starts >= self._limits.bad_starts else self._waits.next_s()
 
     def crashed(self, served_s: float) -> float:
         """Return the wait in s after a worker that died once it had served for `served_s`."""
         self._bad_starts = 0
         if served_s >= self._limits.stable_s:
-            self._next_s = self._limits.first_backoff_s
+            self._waits.reset()
             self._at_once = True
         if self._at_once:
             self._at_once = False
-            return min(self._limits.again_s, self._next_s)
-        return self._wait_s()
+            return min(self._limits.again_s, self._limits.first_backoff_s)
+        return self._waits.next_s()
 
     def reset(self) -> None:
         """Forget: the configuration changed."""
-        self._next_s = self._limits.first_backoff_s
+        self._waits.reset()
         self._bad_starts = 0
         self._at_once = True
-
-    def _wait_s(self) -> float:
-        wait_s = self._next_s
-        self._next_s = min(2 * wait_s, self._limits.most_backoff_s)
-        return wait_s
 
 
 # ── leave why? ──

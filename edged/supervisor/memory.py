@@ -1,16 +1,18 @@
 """Who gets memory, who leaves for it, and who waits how long. Pure: figures in, decisions out.
 
-All times are of one monotonic clock, in s, and the caller brings it; all sizes in bytes.
+All times are of one monotonic clock, in s, and the caller brings it; all sizes in bytes, by place.
+A model fits where each place has enough for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from edged.config.values import format_bytes
 from edged.errors import InsufficientMemory
+from edged.plan.places import MAIN, Sizes, lacking, less, total
 from edged.supervisor.lifecycle import Limits
 
 _RETRY_AFTER_S = 5  # a busy model may have become idle by then
@@ -21,7 +23,7 @@ class Resident(Struct, frozen=True):
     """A loaded model: what it takes and how it is used."""
 
     model: str
-    bytes: int
+    sizes: Sizes
     busy: bool  # requests are open or wait
     pinned: bool
     last_used: float
@@ -34,7 +36,7 @@ class Claim(Struct, frozen=True):
     """A model that needs memory. `since`: its oldest waiting request; None: nobody waits for it."""
 
     model: str
-    bytes: int
+    sizes: Sizes
     asked_at: float
     since: float | None = None
 
@@ -52,7 +54,7 @@ def decide(
     others: Sequence[Claim],
     running: Sequence[Resident],
     *,
-    budget_bytes: int,
+    budgets: Sizes,
     now: float,
     limits: Limits,
 ) -> Decision:
@@ -62,44 +64,50 @@ def decide(
     ones can do without. Raises InsufficientMemory when waiting cannot help, or, where nobody waits
     for the model, when a busy one would have to leave for it.
     """
-    free = budget_bytes - _total(running)
-    if claim.bytes <= free:
+    free = less(budgets, _held(running))
+    if not lacking(claim.sizes, free):
         first = _is_first(claim, others) or _leaves_room(claim, others, running, free)
         return Decision(granted=first)
+    coming = _held(resident for resident in running if resident.leaving)
     staying = [resident for resident in running if not resident.leaving]
     idle = [resident for resident in staying if not (resident.busy or resident.pinned)]
     busy = [resident for resident in staying if resident.busy and not resident.pinned]
-    missing = claim.bytes - free - (_total(running) - _total(staying))
-    if missing > _total(idle) + (0 if claim.since is None else _total(busy)):
-        raise insufficient(claim.bytes, running, budget_bytes)
-    if missing <= 0 or not _is_first(claim, others):
+    missing = lacking(claim.sizes, total(free, coming))
+    if lacking(missing, _held(idle if claim.since is None else [*idle, *busy])):
+        raise insufficient(claim.sizes, running, budgets)
+    if not missing or not _is_first(claim, others):
         return Decision()
     movable = [resident for resident in idle if not _stays(resident, now, limits)]
-    if missing <= _total(movable):
+    if not lacking(missing, _held(movable)):
         return Decision(evict=_fewest(movable, missing, now))
-    if claim.since is None or missing <= _total(idle):
+    rest = lacking(missing, _held(idle))
+    if claim.since is None or not rest:
         return Decision()  # those that are idle now have their time, and then leave
     yielding = [resident for resident in busy if not _stays(resident, now, limits)]
-    if now - claim.since < limits.patience_s or missing > _total(idle) + _total(yielding):
+    if now - claim.since < limits.patience_s or lacking(rest, _held(yielding)):
         return Decision()
-    rest = missing - _total(idle)
     give_way = _fewest(yielding, rest, now)
-    gained = sum(resident.bytes for resident in yielding if resident.model in give_way)
-    return Decision(evict=_fewest(idle, missing - gained, now), give_way=give_way)
+    gained = _held(resident for resident in yielding if resident.model in give_way)
+    return Decision(evict=_fewest(idle, lacking(missing, gained), now), give_way=give_way)
 
 
-def room_beside(wanted_bytes: int, running: Sequence[Resident], budget_bytes: int) -> bool:
-    """Return whether a worker fits beside everything that runs, its own predecessor included."""
-    return wanted_bytes + _total(running) <= budget_bytes
+def room_beside(
+    wanted: Sizes, claims: Iterable[Claim], running: Sequence[Resident], budgets: Sizes
+) -> bool:
+    """Return whether a worker fits beside claims and all that runs, its predecessor included."""
+    claimed = total(*(claim.sizes for claim in claims))
+    return not lacking(wanted, less(budgets, total(_held(running), claimed)))
 
 
 def over_budget(running: Sequence[Resident], budget_bytes: int, now: float) -> tuple[str, ...]:
-    """Return the idle models that must leave because others grew; () when all is within."""
-    missing = _total([each for each in running if not each.leaving]) - budget_bytes
-    if missing <= 0:
-        return ()
-    idle = [each for each in running if not (each.busy or each.pinned or each.leaving)]
-    return _fewest(idle, min(missing, _total(idle)), now)
+    """Return the idle models that must leave because others grew; () when all is within.
+
+    Of main memory only: what a worker takes of a GPU it takes when it loads.
+    """
+    staying = [resident for resident in running if not resident.leaving]
+    missing = lacking(_held(staying), {MAIN: budget_bytes}).get(MAIN, 0)
+    idle = [resident for resident in staying if not (resident.busy or resident.pinned)]
+    return _fewest(idle, {MAIN: min(missing, _held(idle).get(MAIN, 0))}, now)
 
 
 def _is_first(claim: Claim, others: Sequence[Claim]) -> bool:
@@ -112,12 +120,12 @@ def _rank(claim: Claim) -> tuple[bool, float, str]:
 
 
 def _leaves_room(
-    claim: Claim, others: Sequence[Claim], running: Sequence[Resident], free: int
+    claim: Claim, others: Sequence[Claim], running: Sequence[Resident], free: Sizes
 ) -> bool:
     """Return whether the first claim can still be satisfied once this one holds its memory."""
     first = min(others, key=_rank)
-    gained = _total([each for each in running if not each.pinned])
-    return first.bytes <= free + gained - claim.bytes
+    gained = _held(resident for resident in running if not resident.pinned)
+    return not lacking(first.sizes, less(total(free, gained), claim.sizes))
 
 
 def _stays(resident: Resident, now: float, limits: Limits) -> bool:
@@ -127,7 +135,7 @@ def _stays(resident: Resident, now: float, limits: Limits) -> bool:
     return in_use and now - resident.ready_at < stay_s
 
 
-def _fewest(candidates: Sequence[Resident], missing: int, now: float) -> tuple[str, ...]:
+def _fewest(candidates: Sequence[Resident], missing: Sizes, now: float) -> tuple[str, ...]:
     """Return whose leaving gives back `missing`, and none that is not needed.
 
     Those longest unused go first, a model that loads fast before one that loads slowly.
@@ -138,39 +146,52 @@ def _fewest(candidates: Sequence[Resident], missing: int, now: float) -> tuple[s
 
     leaving: list[Resident] = []
     for resident in sorted(candidates, key=worth_least, reverse=True):
-        if missing <= 0:
-            break
-        leaving.append(resident)
-        missing -= resident.bytes
+        rest = lacking(missing, _held(leaving))
+        if any(resident.sizes.get(place, 0) > 0 for place in rest):
+            leaving.append(resident)
     # a large one that left last may have made the leaving of smaller ones needless
     for resident in reversed(tuple(leaving)):
-        if missing + resident.bytes <= 0:
-            leaving.remove(resident)
-            missing += resident.bytes
+        fewer = [each for each in leaving if each is not resident]
+        if not lacking(missing, _held(fewer)):
+            leaving = fewer
     return tuple(resident.model for resident in leaving)
 
 
-def _total(residents: Sequence[Resident]) -> int:
-    return sum(resident.bytes for resident in residents)
+def _held(residents: Iterable[Resident]) -> Sizes:
+    return total(*(resident.sizes for resident in residents))
+
+
+# ── in words ──
 
 
 def insufficient(
-    wanted_bytes: int, running: Sequence[Resident], budget_bytes: int, waited_s: float = 0.0
+    wanted: Sizes, running: Sequence[Resident], budgets: Sizes, waited_s: float = 0.0
 ) -> InsufficientMemory:
-    """Return the error that says what is in use, and by whom."""
-    wanted, budget = format_bytes(wanted_bytes), format_bytes(budget_bytes)
-    if wanted_bytes > budget_bytes:
-        return InsufficientMemory(f"needs {wanted}, and the box has {budget} for models in all")
+    """Return the error that says what is in use of the place that is short, and by whom."""
+    for place in lacking(wanted, budgets):
+        return InsufficientMemory(_never(place, wanted[place], budgets.get(place)))
+    place = next(iter(lacking(wanted, less(budgets, _held(running)))), MAIN)
+    size, budget = format_bytes(wanted.get(place, 0)), format_bytes(budgets.get(place, 0))
+    holders = [resident for resident in running if resident.sizes.get(place, 0) > 0]
     held = "; ".join(
-        f"{resident.model} holds {format_bytes(resident.bytes)} ({_why_it_stays(resident)})"
-        for resident in running
+        f"{resident.model} holds {format_bytes(resident.sizes[place])} ({_why_it_stays(resident)})"
+        for resident in holders
     )
-    waits = any(not resident.pinned for resident in running)
+    of = f"the {budget} for models" if place == MAIN else f"the {budget} of {place}"
     waited = f" after waiting {waited_s:.0f} s" if waited_s else ""
+    waits = any(not resident.pinned for resident in holders)
     return InsufficientMemory(
-        f"needs {wanted} of the {budget} for models{waited}: {held}",
+        f"needs {size} of {of}{waited}: {held}",
         retry_after_s=_RETRY_AFTER_S if waits else None,
     )
+
+
+def _never(place: str, wanted: int, budget: int | None) -> str:
+    needs = f"needs {format_bytes(wanted)}"
+    if budget is None:
+        return f"{needs} of {place}, which is not there"
+    has = f"has {format_bytes(budget)} for models in all"
+    return f"{needs}, and the box {has}" if place == MAIN else f"{needs} of {place}, which {has}"
 
 
 def _why_it_stays(resident: Resident) -> str:

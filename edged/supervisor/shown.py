@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edged.plan import AdapterPlan
+from edged.plan.places import MAIN
 from edged.status import AdapterStatus, ModelStatus, Settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def status_of(keeper: Wishes) -> ModelStatus:
     taken_bytes = worker.memory_bytes() if worker else None
     estimate = running.memory.total_bytes if running.memory else None
     ready = worker.ready if worker else None
+    reserved = tenure.lease.sizes if tenure else {}
     return ModelStatus(
         name=keeper.name,
         state=keeper.state,
@@ -35,7 +37,8 @@ def status_of(keeper: Wishes) -> ModelStatus:
         context=running.context,
         parallel=running.model.parallel,
         memory_bytes=taken_bytes or estimate,
-        reserved_bytes=tenure.lease.bytes if tenure else None,
+        reserved_bytes=reserved[MAIN] if tenure else None,
+        reserved_gpu_bytes={place: size for place, size in reserved.items() if place != MAIN},
         open=line.admitted,
         queued=line.waiting,
         restarts=keeper.restarts,

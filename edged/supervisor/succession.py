@@ -29,13 +29,17 @@ class Succession:
         self.rejected: Rejected | None = None
         self._proven: ModelPlan | None = None
         self._limits = limits
+        self._is_coming = False  # what is wanted is being fetched, and the proven one can run
         self._on_trial_since: float | None = None  # served since then without having proved itself
         self._crashes = 0
 
     @property
     def target(self) -> ModelPlan:
-        """The plan to run: that of models.toml, or the proven one while that is rejected."""
-        if self.rejected is not None and self._proven is not None:
+        """The plan to run: that of models.toml, or the proven one while that is rejected.
+
+        Or while its files are on their way.
+        """
+        if (self.rejected is not None or self._is_coming) and self._proven is not None:
             return self._proven
         return self.wanted
 
@@ -56,6 +60,7 @@ class Succession:
         self.rejected = None
         if self._proven is not None and self._proven.launch == plan.launch:
             self._proven = plan
+        self._is_coming = plan.is_fetching and self._can_return(budget_bytes)
         if plan.refusal is not None and self._can_return(budget_bytes):
             self.rejected = Rejected(plan, plan.refusal)
         if plan.engine == "upstream":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from edged import errors
 from edged.hardware import nvml
 from edged.plan import ModelPlan
+from edged.plan.places import gpu, most
 from edged.protocol import Launch
 from edged.supervisor import gpu_release
 from edged.supervisor.claims import Lease, Memory
@@ -64,7 +65,7 @@ class Tenure:
         """Follow a plan with the same launch: other adapters, another estimate."""
         self.plan = plan
         self.worker.adapt(plan.files)
-        self.lease.reserved_bytes = self._memory.ledger.wanted_bytes(plan, self._memory.build)
+        self.lease.reserved = self._memory.wanted(plan)
 
     async def start(self, *, proof: bool) -> None:
         """Load, and generate one token where a `proof` is wanted; return when it can serve.
@@ -112,8 +113,9 @@ class Tenure:
         lease, pid = self.lease, self.worker.pid
         lease.peak_bytes = max(lease.peak_bytes, await self.worker.proportional_bytes())
         if self._memory.has_gpus and pid is not None:
-            taken = await asyncio.to_thread(nvml.used_bytes, pid)
-            lease.vram_bytes = max(lease.vram_bytes, taken)
+            taken = await asyncio.to_thread(nvml.used_by_gpu, pid)
+            by_place = {gpu(index): size for index, size in taken.items()}
+            lease.gpu_bytes = most(lease.gpu_bytes, by_place)
 
     async def _held_on_gpus(self) -> int:
         pid = self.worker.pid
@@ -160,6 +162,6 @@ class Tenure:
             peak_bytes=self.lease.peak_bytes,
             requests=self.worker.answered,
             load_s=self.load_s,
-            vram_bytes=self.lease.vram_bytes,
+            gpu_bytes=self.lease.gpu_bytes,
             buffers=self.worker.ready.buffers,
         )

@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -51,6 +49,7 @@ from edged.supervisor.lifecycle import (
     cause_of_death,
     is_permanent,
 )
+from edged.supervisor.spawning import Spawned, spawn
 from edged.supervisor.stderr_tail import StderrTail
 from edged.supervisor.stream import Stream
 
@@ -104,7 +103,7 @@ class WorkerProcess:
         self._on_change = on_change  # called when it became ready, and when it is gone
         self._streams: dict[int, Stream] = {}
         self._last_id = 0
-        self._liveness = Liveness(limits, steps)
+        self._liveness = Liveness(limits, steps, shows_work=launch.lmdeploy is None)
         self._asked: str | None = None  # why we ended it, for the requests that it still held
         self._is_hang = False  # of itself
         self._was_stopped = False  # by somebody else, when it was found hung
@@ -168,23 +167,14 @@ class WorkerProcess:
         this is cancelled the process lives on: call `stop`.
         """
         self._became_ready = asyncio.get_running_loop().create_future()
-        ours, theirs = socket.socketpair()
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, a millisecond
-                [*self._own_argv(), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C belongs to the daemon alone
-            )
-        except OSError as error:
-            ours.close()
-            raise errors.WorkerCrashed(f"cannot start a worker: {error}") from error
-        finally:
-            theirs.close()
-        self.pid = process.pid
-        self._life = asyncio.create_task(self._live(process, ours), name=f"worker {process.pid}")
+            spawned = spawn(self._own_argv())
+        except OSError as error:  # no descriptor, process id or memory left; no such program
+            cause = f"cannot start a worker: {error}"
+            self.exit = Exit(os.EX_OSERR, cause, asked=False, blames_requests=False)
+            raise errors.WorkerCrashed(cause) from error
+        self.pid = spawned.process.pid
+        self._life = asyncio.create_task(self._live(spawned), name=f"worker {self.pid}")
         return await asyncio.shield(self._became_ready)
 
     def _own_argv(self) -> Sequence[str]:
@@ -216,9 +206,9 @@ class WorkerProcess:
         self._asked = self._asked or why
         self._signal(signal.SIGKILL)
 
-    async def _live(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    async def _live(self, spawned: Spawned) -> None:
         loop = asyncio.get_running_loop()
-        pidfd = os.pidfd_open(process.pid)
+        process, ours, pidfd = spawned
         died = asyncio.Event()
         loop.add_reader(pidfd, died.set)
         hung = ""
@@ -315,21 +305,22 @@ class WorkerProcess:
     # ── frames ──
 
     def _receive(self, message: Any) -> None:
+        now = time.monotonic()
         match message:
             case Step(events):
-                self._liveness.heard()
+                self._liveness.heard(now)
                 for event in events:
                     self._deliver(event)
             case Stats():
-                self._liveness.heard(message)
+                self._liveness.heard(now, message)
                 self.stats = message
             case Loading(fraction):
-                self._liveness.heard()
+                self._liveness.heard(now)
                 if fraction != self.loaded_fraction:  # the same again only says that its loop lives
-                    self._liveness.loading()
+                    self._liveness.loading(now)
                 self.loaded_fraction = fraction
             case Ready():
-                self._liveness.ready()
+                self._liveness.ready(now)
                 self.ready = message
                 if self._adapters:
                     self._connection.send(Adapters(self._adapters))
@@ -358,6 +349,8 @@ class WorkerProcess:
         stream = Stream(self._last_id)
         # Registered before the first wait: whatever happens to the worker ends this stream too.
         if self.alive:
+            if not self._streams:
+                self._liveness.opened(time.monotonic())
             self._streams[stream.id] = stream
         else:
             cause = self.exit.cause if self.exit else "it was never started"

@@ -37,6 +37,7 @@ from edged.protocol import (
     Usage,
 )
 from edged.status import ConfigStatus, FetchStatus, ModelStatus, Status
+from edged.store.ageing import Moment
 from edged.store.responses import Limits, Responses
 
 LIMIT_S = 60.0
@@ -102,7 +103,9 @@ class PlayedBox:
         self.kept = Limits(keep_s=30 * 86400.0, max_bytes=256 << 20)
         self.now_s = 1_800_000_000.0
         self.responses = Responses(
-            state / "edged" / "responses.db", lambda: self.kept, clock=lambda: self.now_s
+            state / "edged" / "responses.db",
+            lambda: self.kept,
+            lambda: Moment(self.now_s, self.now_s, "boot"),
         )
         self.scripts: dict[str, Script] = {"guide": hello, "Qwen/Qwen3-8B": hello}
         self.asked: list[tuple[str, Generate]] = []

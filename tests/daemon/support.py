@@ -10,10 +10,13 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from edged.config import Config, HardwareOverrides, Model
 from edged.hardware import Cpu, Engines, Hardware, Memory
+from edged.hardware.gpu import Gpu
 from edged.plan import MemoryEstimate, ModelPlan, Plan, diff
-from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, Text
+from edged.protocol import Delta, Event, Failed, Finish, Generate, Launch, LmdeployLaunch, Text
 from edged.status import ModelStatus
 from edged.supervisor import Supervisor
 from edged.supervisor.ledger import Ledger
@@ -58,7 +61,16 @@ def model(
     )
 
 
-def box(*models: ModelPlan, budget_mb: int = 1000) -> Plan:
+def on_gpu(name: str, *, gib: int = 10, **keys: Any) -> ModelPlan:
+    """Return a model that is estimated to take so much of the GPU."""
+    plan = model(name, **keys)
+    assert plan.launch is not None
+    settings = LmdeployLaunch("/python", (0,), (gib << 30) - 1, 1)
+    launch = replace(plan.launch, engine="lmdeploy", lmdeploy=settings)
+    return replace(plan, engine="lmdeploy", launch=launch)
+
+
+def box(*models: ModelPlan, budget_mb: int = 1000, gpus: tuple[Gpu, ...] = ()) -> Plan:
     """Return a plan of these models on a box with this much memory for them."""
     hardware = Hardware(
         cpu=Cpu(
@@ -69,6 +81,7 @@ def box(*models: ModelPlan, budget_mb: int = 1000) -> Plan:
             limit_bytes=budget_mb << 20,
             available_bytes=budget_mb << 20,
         ),
+        gpus=gpus,
         engines=Engines(llamacpp="test"),
     )
     config = Config(
@@ -88,8 +101,8 @@ class Bench:
         self.supervisor = Supervisor(worker_argv=FAKE_WORKER, limits=limits, ledger=ledger)
         self.plan: Plan | None = None
 
-    async def apply(self, *models: ModelPlan, budget_mb: int = 1000) -> None:
-        new = box(*models, budget_mb=budget_mb)
+    async def apply(self, *models: ModelPlan, **of_box: Any) -> None:
+        new = box(*models, **of_box)
         change = diff(self.plan, new)
         self.plan = new
         await self.supervisor.apply(new, change)

@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from edged.config import Source
+from edged.daemon.fetching import Fetching
 from tests.daemon.appliance import ROOT, AnswerError, Appliance, closing, needs_engine
-from tests.daemon.support import is_alive, until
+from tests.daemon.support import box as made_plan
+from tests.daemon.support import is_alive, model, until
 from tests.hub import Hub, served
 from tests.models.tiny import tiny
 
@@ -175,3 +179,53 @@ async def test_hopeless_fetch_is_tried_again_when_told_to_reload(hub: Hub, box: 
     hub.repositories[REPOSITORY] = files
     box.process.send_signal(signal.SIGHUP)
     await box.until_model("far", state="stopped")
+
+
+async def test_model_whose_new_file_is_on_its_way_serves_from_the_old_one(
+    hub: Hub, box: Appliance
+) -> None:
+    hub.gate = threading.Event()
+    pid = await box.ask("steady", "pid")
+    far = f'[models.steady]\ngguf = "{SOURCE}"\n'
+    box.save(box.toml() + far)
+
+    async def until_steady(is_so: Callable[[dict[str, Any]], bool]) -> None:
+        async with asyncio.timeout(60):
+            while True:
+                if is_so(await box.model("steady")):
+                    return
+                await asyncio.sleep(0.02)
+
+    await until_steady(lambda model: model["fetch"] is not None)
+    assert await box.ask("steady", "pid") == pid
+    assert (await box.model("steady"))["state"] == "ready"
+    hub.gate.set()
+    await until_steady(lambda model: str(model["pid"]) != pid and model["state"] == "ready")
+    assert await box.ask("steady", "pid") != pid
+    assert (await box.model("steady"))["fetch"] is None
+    assert (await box.model("steady"))["rolled_back"] is None
+
+
+@pytest.mark.parametrize("child", [None, "#!/bin/sh\necho nonsense\n"], ids=["none", "nonsense"])
+async def test_child_that_is_of_no_use_costs_the_fetch_and_not_the_daemon(
+    child: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    if child is not None:
+        program.write_text(child)
+        program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    fetching = Fetching(tmp_path / "models.toml", lambda: None)
+    far = replace(model("far"), launch=None, missing=(Source("hf", "Org/Model"),))
+    fetching.follow(made_plan(far), afresh=True)
+    at_work = asyncio.create_task(fetching.run())
+
+    def error() -> str:
+        found = fetching.of("far")
+        return (found.error or "") if found else ""
+
+    await until(lambda: at_work.done() or error())
+    assert error().startswith("the fetching process cannot be used: ")
+    assert not at_work.done()
+    at_work.cancel()
+    await asyncio.wait([at_work])

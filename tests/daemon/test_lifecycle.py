@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -302,3 +304,41 @@ async def test_worker_killed_from_outside_blames_no_request(number: signal.Signa
             os.kill(bench.model("m").pid or 0, number)
             await stream
         assert len((await bench.ask("m", "count 30 0.05")).split()) == 30
+
+
+# ── the box has nothing left to start a worker with ──
+
+
+@pytest.mark.parametrize("lacking", ["socket.socketpair", "subprocess.Popen", "os.pidfd_open"])
+async def test_worker_that_cannot_be_started_is_tried_again_less_and_less_often(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the daemon is short of; and nothing is left over of what it had already."""
+    n_open: list[int] = []  # descriptors, at each try
+
+    def refuse(*_: object, **__: object) -> None:
+        n_open.append(len(list(Path("/proc/self/fd").iterdir())))
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with running(model("a")) as bench:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"edged.supervisor.spawning.{lacking}", refuse)
+            answer = asyncio.create_task(bench.ask("a", "count 1"))
+            await until(lambda: len(n_open) > LIMITS.bad_starts + 1)  # and is not given up
+            assert "cannot start a worker" in str(bench.model("a").error)
+            assert "Too many open files" in str(bench.model("a").error)
+            assert bench.model("a").restarts >= LIMITS.bad_starts
+            assert len(set(n_open[1:])) == 1
+        assert await answer == "0 "
+
+
+async def test_request_for_a_model_that_found_no_room_does_not_wait_for_its_next_try() -> None:
+    limits = replace(LIMITS, memory_retry_s=600, stay_least_s=0, linger_s=0)
+    plans = (model("a", mb=80), model("b", mb=80, load="startup"))
+    async with running(plans[0], budget_mb=100, limits=limits) as bench:
+        busy = asyncio.create_task(bench.first_event("a", "count 1000 0.01"))
+        await until(lambda: bench.model("a").open == 1)
+        await bench.apply(*plans, budget_mb=100)
+        await bench.until("b", "backoff")
+        await busy
+        assert await bench.ask("b", "count 1") == "0 "

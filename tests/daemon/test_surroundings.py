@@ -108,7 +108,7 @@ async def test_memory_of_gpus_is_measured_for_the_ledger(tmp_path: Path) -> None
         assert await box.stop() == 0
     ledger = json.loads((tmp_path / "state" / "ledger.json").read_text())
     (entry,) = ledger["launches"].values()
-    assert entry["vram_bytes"] == 2 * GIB
+    assert entry["gpu_bytes"] == {"GPU 0": GIB, "GPU 1": GIB}
 
 
 async def test_gpus_that_nobody_wants_to_use_are_not_missed(tmp_path: Path) -> None:

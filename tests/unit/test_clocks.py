@@ -20,7 +20,7 @@ MEANT = {
     "daemon/reloading.py": "applied_at",
     "daemon/tls.py": "certificates end",
     "store/lock.py": "fetched_at",
-    "store/responses.py": "stored responses grow old over restarts",
+    "store/ageing.py": "how old stored responses are that were written before the box was started",
     "worker/template/__init__.py": "templates that ask for the date",
     "worker/template/environment.py": "templates that ask for the date",
     "supervisor/ledger.py": "which launch was seen last, over restarts",

@@ -46,7 +46,7 @@ async def test_end_of_a_worker_waits_for_its_memory(monkeypatch: pytest.MonkeyPa
     plan = ModelPlan(Model(name="a"), "lmdeploy", launch, MemoryEstimate(1, 1, 1))
     memory = Memory(Ledger(), Limits())
     holder: Any = SimpleNamespace(name="a")
-    lease = Lease(holder, 1)
+    lease = Lease(holder, {})
     memory.leases.add(lease)
     asked: list[tuple[int, bool]] = []
     left = iter([5, 4, 3])

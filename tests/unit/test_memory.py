@@ -8,10 +8,19 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edged.errors import InsufficientMemory
+from edged.plan.places import MAIN, gpu
 from edged.supervisor.lifecycle import Limits
-from edged.supervisor.memory import Claim, Decision, Resident, decide, over_budget, room_beside
+from edged.supervisor.memory import (
+    Claim,
+    Decision,
+    Resident,
+    decide,
+    over_budget,
+    room_beside,
+)
 
 LIMITS = Limits()
 NOW = 1000.0
@@ -19,18 +28,22 @@ NOW = 1000.0
 
 def resident(name: str, size: int, used: float = 0.0, **facts: object) -> Resident:
     """`used`: s ago."""
-    return Resident(name, size, **({"busy": False, "pinned": False} | facts), last_used=NOW - used)  # type: ignore[arg-type]
+    return resident_of(name, {MAIN: size}, used, **facts)
+
+
+def resident_of(name: str, sizes: dict[str, int], used: float = 0.0, **facts: object) -> Resident:
+    return Resident(name, sizes, **({"busy": False, "pinned": False} | facts), last_used=NOW - used)  # type: ignore[arg-type]
 
 
 def claim(size: int, *, waited: float | None = 0.0, name: str = "new") -> Claim:
     since = None if waited is None else NOW - waited
-    return Claim(name, size, NOW - (waited or 0.0), since)
+    return Claim(name, {MAIN: size}, NOW - (waited or 0.0), since)
 
 
 def decided(
     wanted: Claim, running: Sequence[Resident], budget: int = 100, others: Sequence[Claim] = ()
 ) -> Decision:
-    return decide(wanted, others, running, budget_bytes=budget, now=NOW, limits=LIMITS)
+    return decide(wanted, others, running, budgets={MAIN: budget}, now=NOW, limits=LIMITS)
 
 
 def test_nobody_leaves_when_there_is_room() -> None:
@@ -141,12 +154,12 @@ def test_two_clients_that_alternate_do_not_thrash() -> None:
     while now < 3600:
         ((waiting, since),) = waiting_since.items()
         running = [
-            Resident(serving, 80, busy=True, pinned=False, last_used=now, load_s=load_s,
+            Resident(serving, {MAIN: 80}, busy=True, pinned=False, last_used=now, load_s=load_s,
                      ready_at=ready_at)
         ]  # fmt: skip
         decision = decide(
-            Claim(waiting, 80, since, since), [], running,
-            budget_bytes=100, now=now, limits=LIMITS,
+            Claim(waiting, {MAIN: 80}, since, since), [], running,
+            budgets={MAIN: 100}, now=now, limits=LIMITS,
         )  # fmt: skip
         if decision.give_way:
             swaps += 1
@@ -174,15 +187,90 @@ def test_growth_sends_idle_models_away_and_no_busy_one() -> None:
 
 def test_successor_fits_beside_only_without_anybody_leaving() -> None:
     running = [resident("a", 40), resident("idle", 20)]
-    assert room_beside(40, running, 100)
-    assert not room_beside(41, running, 100)
+    assert room_beside({MAIN: 40}, (), running, {MAIN: 100})
+    assert not room_beside({MAIN: 41}, (), running, {MAIN: 100})
+    assert not room_beside({MAIN: 40}, [claim(1)], running, {MAIN: 100})
+
+
+# ── a GPU's memory is a place of its own ──
+
+GPUS = {MAIN: 100, gpu(0): 24, gpu(1): 24}
+
+
+def on_gpu(index: int, size: int, *, waited: float = 0.0, main: int = 10) -> Claim:
+    return Claim("new", {MAIN: main, gpu(index): size}, NOW - waited, NOW - waited)
+
+
+def decided_on(
+    wanted: Claim, running: Sequence[Resident], others: Sequence[Claim] = ()
+) -> Decision:
+    return decide(wanted, others, running, budgets=GPUS, now=NOW, limits=LIMITS)
+
+
+def test_only_who_holds_what_is_short_leaves() -> None:
+    running = [
+        resident("cpu", 40, 99),
+        resident_of("zero", {MAIN: 10, gpu(0): 20}, 10),
+        resident_of("one", {MAIN: 10, gpu(1): 20}, 50),
+    ]
+    assert decided_on(on_gpu(0, 4), running) == Decision(granted=True)
+    assert decided_on(on_gpu(0, 5), running).evict == ("zero",)
+    assert decided_on(on_gpu(1, 5), running).evict == ("one",)
+    assert decided_on(on_gpu(1, 5, main=60), running).evict == ("cpu", "one")
+
+
+def test_model_on_two_gpus_needs_room_on_both() -> None:
+    running = [
+        resident_of("zero", {MAIN: 10, gpu(0): 20}, 10),
+        resident_of("one", {MAIN: 10, gpu(1): 20}, 50),
+    ]
+    wanted = Claim("new", {MAIN: 10, gpu(0): 12, gpu(1): 12}, NOW, NOW)
+    assert set(decided_on(wanted, running).evict) == {"zero", "one"}
+
+
+def test_busy_one_on_the_gpu_gives_way_though_idle_ones_are_elsewhere() -> None:
+    running = [
+        resident("cpu", 40, 99),
+        resident_of("zero", {MAIN: 10, gpu(0): 20}, busy=True, ready_at=NOW - 500),
+    ]
+    wanted = on_gpu(0, 10, waited=LIMITS.patience_s)
+    assert decided_on(wanted, running) == Decision(give_way=("zero",))
+    assert decided_on(on_gpu(0, 10), running) == Decision()
+
+
+def test_what_is_short_of_a_gpu_is_said_with_who_holds_it() -> None:
+    running = [
+        resident("cpu", 40, 99),
+        resident_of("zero", {MAIN: 10, gpu(0): 20}, pinned=True),
+    ]
+    with pytest.raises(InsufficientMemory) as caught:
+        decided_on(on_gpu(0, 10), running)
+    assert caught.value.message == "needs 10 B of the 24 B of GPU 0: zero holds 20 B (pinned)"
+    assert caught.value.retry_after_s is None
+    with pytest.raises(InsufficientMemory, match=r"^needs 25 B of GPU 0, which has 24 B for"):
+        decided_on(on_gpu(0, 25), running)
+    with pytest.raises(InsufficientMemory, match=r"^needs 1 B of GPU 7, which is not there$"):
+        decided_on(on_gpu(7, 1), running)
+
+
+def test_claim_elsewhere_does_not_wait_for_an_older_one_on_a_gpu() -> None:
+    older = Claim("older", {MAIN: 10, gpu(0): 21}, NOW - 9, NOW - 9)
+    running = [resident_of("zero", {MAIN: 10, gpu(0): 20}, busy=True)]
+    assert decided_on(claim(50), running, [older]).granted
+    assert decided_on(on_gpu(1, 20), running, [older]).granted
+    assert not decided_on(on_gpu(0, 4), running, [older]).granted
+
+
+def sizes(least: int, most: int) -> st.SearchStrategy[dict[str, int]]:
+    of_gpus = {gpu(0): st.integers(0, most)}
+    return st.fixed_dictionaries({MAIN: st.integers(least, most)}, optional=of_gpus)
 
 
 residents = st.lists(
     st.builds(
         Resident,
         model=st.just(""),
-        bytes=st.integers(0, 50),
+        sizes=sizes(0, 50),
         busy=st.booleans(),
         pinned=st.booleans(),
         last_used=st.floats(0, NOW),
@@ -191,23 +279,29 @@ residents = st.lists(
         leaving=st.booleans(),
     ),
     max_size=7,
-).map(lambda items: [Resident(str(n), r.bytes, r.busy, r.pinned, r.last_used, r.load_s,
-                              r.ready_at, r.leaving) for n, r in enumerate(items)])  # fmt: skip
+).map(lambda items: [replace(each, model=str(n)) for n, each in enumerate(items)])
 
 
-@given(st.integers(0, 120), residents, st.integers(0, 120), st.floats(0, 100))
+@given(
+    sizes(0, 120), residents, st.tuples(st.integers(0, 120), st.integers(0, 120)), st.floats(0, 100)
+)
 def test_leaving_is_enough_minimal_and_allowed(
-    wanted: int, running: list[Resident], budget: int, waited: float
+    wanted: dict[str, int], running: list[Resident], budget: tuple[int, int], waited: float
 ) -> None:
     by_name = {r.model: r for r in running}
     coming = {r.model for r in running if r.leaving}
+    budgets = dict(zip((MAIN, gpu(0)), budget, strict=True))
 
     def fits(gone: set[str]) -> bool:
-        return wanted + sum(r.bytes for r in running if r.model not in gone) <= budget
+        def taken(place: str) -> int:
+            return sum(r.sizes.get(place, 0) for r in running if r.model not in gone)
+
+        return all(size + taken(place) <= budgets[place] for place, size in wanted.items())
 
     possible = {r.model for r in running if not r.pinned} | coming
+    claimed = Claim("new", wanted, NOW - waited, NOW - waited)
     try:
-        decision = decided(claim(wanted, waited=waited), running, budget)
+        decision = decide(claimed, [], running, budgets=budgets, now=NOW, limits=LIMITS)
     except InsufficientMemory:
         assert not fits(possible)
         return

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edged import config, errors
+from edged.store.ageing import Moment
 from edged.store.folders import cache, state
 from edged.store.responses import Limits, Responses, Row
 
@@ -20,11 +21,19 @@ DAY_S = 86400.0
 
 
 class Clock:
+    """The clocks of a box: `now_s` really passes, the wall clock may be `wrong_by_s`."""
+
     def __init__(self) -> None:
         self.now_s = 1_800_000_000.0
+        self.wrong_by_s = 0.0
+        self._booted_s, self._boots = self.now_s - 60, 1
 
-    def __call__(self) -> float:
-        return self.now_s
+    def __call__(self) -> Moment:
+        up_s = self.now_s - self._booted_s
+        return Moment(self.now_s + self.wrong_by_s, up_s, f"boot {self._boots}")
+
+    def boot(self) -> None:
+        self._booted_s, self._boots = self.now_s, self._boots + 1
 
 
 class Kept:
@@ -143,6 +152,73 @@ async def test_old_rows_go_while_used_conversations_stay(store: Responses, clock
     clock.now_s += 31 * DAY_S
     assert await store.put(row("new"))
     assert await names(store, "a", "b", "new") == {"new"}
+
+
+@pytest.mark.parametrize("jump_s", [365 * DAY_S, -365 * DAY_S], ids=["forward", "back"])
+async def test_wall_clock_that_is_set_ages_nothing(
+    store: Responses, clock: Clock, jump_s: float
+) -> None:
+    """Neither in one life of the daemon, nor over its restart, nor over the box's."""
+    assert await store.put(row("a"))
+    clock.wrong_by_s = jump_s
+    await store.tidy()
+    clock.now_s += DAY_S
+    assert await store.put(row("b"))
+    await store.close()
+    clock.now_s += DAY_S
+    await store.tidy()
+    assert await names(store, "a", "b") == {"a", "b"}
+    await store.close()
+    clock.boot()
+    clock.now_s += DAY_S
+    await store.tidy()
+    assert await names(store, "a", "b") == {"a", "b"}
+    clock.now_s += 27.5 * DAY_S
+    await store.tidy()
+    assert await names(store, "a", "b") == {"b"}
+
+
+async def test_clock_that_is_set_right_after_a_boot_ages_nothing(
+    store: Responses, clock: Clock
+) -> None:
+    """A box without a battery: it boots in the past, the network tells the time later."""
+    assert await store.put(row("a"))
+    await store.close()
+    clock.boot()
+    clock.wrong_by_s = -900 * DAY_S
+    assert await store.put(row("b"))
+    clock.wrong_by_s = 0.0
+    clock.now_s += DAY_S
+    await store.tidy()
+    await store.close()
+    clock.now_s += DAY_S
+    await store.tidy()
+    assert await names(store, "a", "b") == {"a", "b"}
+
+
+async def test_time_in_which_the_box_was_off_counts(store: Responses, clock: Clock) -> None:
+    assert await store.put(row("a"))
+    await store.close()
+    clock.now_s += 31 * DAY_S
+    clock.boot()
+    await store.tidy()
+    assert await names(store, "a") == set()
+
+
+async def test_file_of_a_daemon_that_kept_no_clock_goes_by_the_wall(
+    store: Responses, clock: Clock, path: Path
+) -> None:
+    assert await store.put(row("a"))
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE clock")
+    db.close()
+    clock.now_s += 29 * DAY_S
+    await store.tidy()
+    assert await names(store, "a") == {"a"}
+    clock.now_s += 2 * DAY_S
+    await store.tidy()
+    assert await names(store, "a") == set()
 
 
 async def test_shorter_limit_takes_effect_with_the_next_look(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from edged.config import Source
 from edged.plan import ModelPlan
 from edged.supervisor.lifecycle import Limits
 from edged.supervisor.succession import Succession
@@ -133,3 +134,19 @@ def test_update_in_place_follows_also_while_rolled_back() -> None:
     succession.reload(NEW, BUDGET)
     succession.failed(launch(NEW), "bad")
     assert succession.target is pinned
+
+
+def test_proven_plan_runs_until_the_files_of_the_new_one_are_here() -> None:
+    coming = replace(NEW, launch=None, memory=None, missing=(Source("hf", "a/b"),))
+    succession = serving()
+    succession.reload(coming, BUDGET)
+    assert succession.target is OLD
+    assert succession.rolled_back is None
+    succession.reload(coming, 0)  # no room for it any more
+    assert succession.target is coming
+    succession.reload(coming, BUDGET)
+    succession.reload(NEW, BUDGET)
+    assert succession.target is NEW
+    first = Succession(coming, LIMITS)
+    first.reload(coming, BUDGET)
+    assert first.target is coming

@@ -41,7 +41,7 @@ def ticks(liveness: Liveness, start: float, seconds: int, *, busy: bool) -> str 
 
 def ready() -> Liveness:
     liveness = Liveness(LIMITS)
-    liveness.ready()
+    liveness.ready(0.0)
     return liveness
 
 
@@ -56,7 +56,7 @@ def test_silent_worker_is_hung_after_15_seconds() -> None:
 def test_worker_that_speaks_is_not_hung_while_idle() -> None:
     liveness = ready()
     for second in range(1000):
-        liveness.heard(stats(5))
+        liveness.heard(second, stats(5))
         assert liveness.tick(second, busy=False) is None
 
 
@@ -64,7 +64,7 @@ def test_busy_worker_without_progress_is_hung_after_60_seconds() -> None:
     liveness = ready()
     verdicts = []
     for second in range(62):
-        liveness.heard(stats(5))
+        liveness.heard(second, stats(5))
         verdicts.append(liveness.tick(second, busy=True, work=Work(float(second), 0.0)))
     assert verdicts[:60] == [None] * 60
     assert "no engine step for 60 s" in str(verdicts[61])
@@ -74,7 +74,7 @@ def learned(step_s: int) -> Liveness:
     """Return a liveness that has seen steps of so many s."""
     liveness = ready()
     for second in range(30 * step_s):
-        liveness.heard(stats(second // step_s))
+        liveness.heard(second, stats(second // step_s))
         assert liveness.tick(second, busy=True, work=Work(float(second), 0.0)) is None
     return liveness
 
@@ -83,7 +83,7 @@ def stuck_after(liveness: Liveness, work: Callable[[int], Work | None]) -> int:
     """Return after how many s without a step it counts as hung; `work` in each of them."""
     start = 10_000
     for second in range(1000):
-        liveness.heard(stats(-1))
+        liveness.heard(start + second, stats(-1))
         if liveness.tick(start + second, busy=True, work=work(second)):
             return second
     raise AssertionError("never")
@@ -138,24 +138,68 @@ def test_loop_that_is_kept_from_its_cpu_is_waited_for_as_long_as_it_may_be_silen
 def test_step_that_goes_on_is_never_a_hang_however_long_it_takes() -> None:
     liveness = learned(1)
     for second in range(10_000, 12_000):
-        liveness.heard(replace(stats(-1), pulse=second))
+        liveness.heard(second, replace(stats(-1), pulse=second))
         assert liveness.tick(second, busy=True, work=Work(0.0, 0.0)) is None
 
 
 def test_what_the_engine_says_of_its_steps_counts() -> None:
     liveness = ready()
-    liveness.heard(stats(0))
-    liveness.heard(replace(stats(20), step_ms=4000.0))
+    liveness.heard(0, stats(0))
+    liveness.heard(1, replace(stats(20), step_ms=4000.0))
     assert liveness.stuck_after_s == 12
 
 
-def test_nothing_is_learned_from_a_few_steps() -> None:
+@pytest.mark.parametrize(
+    ("shows_work", "work"), [(False, no_work), (True, lambda _: None)], ids=["GPU", "no /proc"]
+)
+def test_engine_whose_work_is_not_seen_gets_time_for_its_first_steps(
+    shows_work: bool, work: Callable[[int], Work | None]
+) -> None:
+    liveness = Liveness(LIMITS, shows_work=shows_work)
+    liveness.ready(0.0)
+    for second in range(10):
+        liveness.heard(second, stats(second))
+        liveness.tick(second, busy=True, work=work(second))
+    assert liveness.stuck_after_s == LIMITS.silence_s
+    assert stuck_after(liveness, work) >= LIMITS.silence_s - 2 * TICK_S
+
+
+def test_engine_whose_work_is_seen_is_told_from_a_dead_one_from_the_first_step() -> None:
+    assert stuck_after(ready(), no_work) <= LIMITS.stuck_s + TICK_S
+    assert stuck_after(ready(), lambda second: Work(second * 0.1, 0.0)) >= LIMITS.progress_s - 2
+
+
+def test_only_the_part_of_a_tick_counts_in_which_a_request_was_open() -> None:
+    """Ticks are a second apart; the request comes just before one of them."""
     liveness = ready()
     for second in range(10):
-        liveness.heard(stats(second))
-        liveness.tick(second, busy=True)
-    assert liveness.stuck_after_s == LIMITS.silence_s
-    assert stuck_after(liveness, no_work) >= LIMITS.silence_s - 2 * TICK_S
+        liveness.heard(second, stats(1))
+        liveness.tick(second, busy=False, work=Work(0.0, 0.0))
+    liveness.opened(9.9)
+    verdicts = {}
+    for second in range(10, 20):
+        liveness.heard(second, stats(1))
+        verdicts[second] = liveness.tick(second, busy=True, work=Work(0.0, 0.0))
+    first = min(second for second, verdict in verdicts.items() if verdict)
+    assert first - 9.9 >= LIMITS.stuck_s
+    assert first - 9.9 <= LIMITS.stuck_s + TICK_S
+
+
+@pytest.mark.parametrize("sign", ["step", "frame"])
+def test_time_before_a_sign_of_life_does_not_count(sign: str) -> None:
+    """One that comes just before a tick: nothing of that tick counts."""
+    liveness = ready()
+    for second in range(5):
+        liveness.heard(second, stats(second))
+        liveness.tick(second, busy=sign == "step", work=Work(float(second), 0.0))
+    liveness.heard(4.9, stats(5))
+    limit_s = LIMITS.stuck_s if sign == "step" else LIMITS.silence_s
+    silent_s = next(
+        second - 4.9
+        for second in range(5, 100)
+        if liveness.tick(second, busy=sign == "step", work=Work(4.0, 0.0))
+    )
+    assert limit_s <= silent_s <= limit_s + TICK_S
 
 
 @pytest.mark.parametrize(
@@ -172,14 +216,14 @@ def test_requests_are_blamed_only_for_what_a_request_can_do(
 def test_progress_however_slow_is_enough() -> None:
     liveness = ready()
     for second in range(1000):
-        liveness.heard(stats(second // 50))
+        liveness.heard(second, stats(second // 50))
         assert liveness.tick(second, busy=True, work=Work(float(second), 0.0)) is None
 
 
 def test_time_without_requests_does_not_count_as_stuck() -> None:
     liveness = ready()
     for second in range(1000):
-        liveness.heard(stats(5))
+        liveness.heard(second, stats(5))
         work = Work(float(second), 0.0)
         assert liveness.tick(second, busy=second % 50 > 0, work=work) is None
 
@@ -187,14 +231,14 @@ def test_time_without_requests_does_not_count_as_stuck() -> None:
 def test_load_is_hung_only_without_progress() -> None:
     liveness = Liveness(LIMITS)
     for second in range(1000):
-        liveness.heard()
+        liveness.heard(second)
         if second % 200 == 0:
-            liveness.loading()
+            liveness.loading(second)
         assert liveness.tick(second, busy=False) is None
     silent = Liveness(LIMITS)
     verdict = None
     for second in range(302):
-        silent.heard(stats(second))  # its loop lives, its load does not
+        silent.heard(second, stats(second))  # its loop lives, its load does not
         verdict = verdict or silent.tick(second, busy=True)
     assert "loading made no progress for 300 s" in str(verdict)
 
@@ -218,7 +262,7 @@ def test_load_that_works_may_be_silent_for_long(work: Callable[[int], Work]) -> 
 def test_load_that_neither_speaks_nor_works_is_hung_soon() -> None:
     liveness = Liveness(LIMITS)
     for second in range(100):
-        liveness.heard()  # its loop says that it lives, whatever the load does
+        liveness.heard(second)  # its loop says that it lives, whatever the load does
         assert liveness.tick(second, busy=False, work=Work(0.0, 0.0)) is None
     verdicts = [liveness.tick(100 + n, busy=True, work=Work(0.0, 0.0)) for n in range(17)]
     assert verdicts[:12] == [None] * 12
@@ -227,10 +271,10 @@ def test_load_that_neither_speaks_nor_works_is_hung_soon() -> None:
 
 def test_daemon_that_was_stopped_itself_blames_nobody() -> None:
     liveness = ready()
-    liveness.heard(stats(1))
+    liveness.heard(0, stats(1))
     assert liveness.tick(0, busy=True) is None
     assert liveness.tick(3600, busy=True) is None
-    liveness.heard(stats(1))
+    liveness.heard(3600, stats(1))
     assert liveness.tick(7200, busy=True) is None
 
 
