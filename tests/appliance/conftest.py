@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.appliance.machine import CACHE, Machine, booted, obstacle, scratch
+from tests.appliance.machine import CACHE, GUEST_IP, Machine, booted, obstacle, scratch, sweep
 
 ROOT = Path(__file__).parent.parent.parent
 OBSTACLE = obstacle()
 RELEASES = os.environ.get("EDGED_TEST_RELEASES", "bookworm trixie").split()
+# In CI (tests/appliance/in-ci): the package for the Python of the one release only.
+IN_CI = "EDGED_APPLIANCE_IN_CI" in os.environ
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,26 +33,67 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _boots() -> None:
-    """Skip everything, with the reason, where not even an empty machine can be made and booted."""
-    try:
-        with booted(RELEASES[0], name="edgedprobe"):
-            pass
-    except (AssertionError, OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"a system cannot be booted here: {' '.join(str(error).split())[:300]}")
+def _boots() -> Iterator[None]:
+    """Skip everything, with the reason, where a machine cannot do what all tests rely on."""
+    _llama_wheel()  # quick to tell, where making a root file system is not
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "turn").open("w") as turn:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.skip("another run has the names and addresses of these machines")
+        sweep()
+        try:
+            with booted(RELEASES[0], name="edgedprobe", network="veth") as machine:
+                _probe(machine)
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            reason = f"{error} {getattr(error, 'stderr', None) or ''}"
+            pytest.skip(f"a system cannot be booted here: {' '.join(reason.split())[:300]}")
+        yield
 
 
-class Packages(NamedTuple):
-    """What the tests install. `asking` has another models.toml than the two before it."""
+def _probe(machine: Machine) -> None:
+    """Raise OSError or AssertionError unless wire and sandbox work, without edged's help."""
+    with contextlib.suppress(ConnectionRefusedError):  # so somebody is there
+        socket.create_connection((GUEST_IP, 9), timeout=10).close()
+    # The unit with another program: what it locks must be possible here, as on any Debian.
+    others = "Exec|Type|User|Group|Restart|Watchdog|NotifyAccess|WantedBy|Also|Requires|After"
+    unit = (ROOT / "systemd/edged.service").read_text()
+    kept = re.sub(rf"^({others})\w*=.*\n", "", unit, flags=re.MULTILINE)
+    service = "[Service]\nType=oneshot\nUser=nobody\nExecStart=/bin/true\n"
+    machine.path("/run/systemd/system/probe.service").write_text(
+        kept.replace("[Service]\n", service)
+    )
+    machine.sh(
+        "systemctl daemon-reload; systemctl start probe || { journalctl -u probe -o cat; exit 1; }"
+    )
 
-    first: Path
-    second: Path
-    asking: Path
-    cuda: Path
+
+class Packages:
+    """What the tests install, each made when it is asked for first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.first = built(folder, "0.1.0~test1")
+
+    @functools.cached_property
+    def second(self) -> Path:
+        """The next version; nothing else differs."""
+        return renamed(self.first, "0.1.0~test2")
+
+    @functools.cached_property
+    def asking(self) -> Path:
+        """The one after it, with another models.toml."""
+        return repacked(self.first, "0.1.0~test3", config="# what the next version says\n")
+
+    @property
+    def cuda(self) -> Path:
+        """The package for NVIDIA's devices."""
+        return next(self.first.parent.glob("edged-cuda_*.deb"))
 
 
 def built(folder: Path, version: str, **environment: str) -> Path:
     """Build the package as `make deb` does, quickly: with the llama.cpp that is there already."""
+    for_ci = {"PYTHONS": PYTHONS[RELEASES[0]], "HOUSE": str(CACHE / f"wheels-{RELEASES[0]}")}
     done = subprocess.run(
         [ROOT / "packaging/make-deb", folder],
         env=os.environ
@@ -57,6 +103,7 @@ def built(folder: Path, version: str, **environment: str) -> Path:
             "LLAMA_WHEEL": str(_llama_wheel()),
             "HOUSE": str(CACHE / "wheels"),
         }
+        | (for_ci if IN_CI else {})
         | environment,
         check=False,
         timeout=600,
@@ -70,14 +117,34 @@ def built(folder: Path, version: str, **environment: str) -> Path:
     return next(folder.glob(f"edged_{version}_*.deb"))
 
 
+def renamed(package: Path, version: str) -> Path:
+    """Return the same package with another version, quickly: what it installs is not touched."""
+    out = package.with_name(f"edged_{version}_{package.name.rpartition('_')[2]}")
+    shutil.copy(package, out)
+    with scratch() as folder:
+        subprocess.run(["dpkg-deb", "-e", package, folder / "control"], check=True)
+        _set_version(folder / "control/control", version)
+        members = subprocess.run(["ar", "t", out], check=True, capture_output=True, text=True)
+        packed = next(name for name in members.stdout.split() if name.startswith("control.tar"))
+        subprocess.run(
+            ["tar", "--owner=root", "--group=root", "-caf", packed, "-C", "control", "."],
+            cwd=folder,
+            check=True,
+        )
+        subprocess.run(["ar", "rD", out, packed], cwd=folder, check=True)
+    return out
+
+
+def _set_version(control: Path, version: str) -> None:
+    text = re.sub(r"^Version: .*$", f"Version: {version}", control.read_text(), flags=re.MULTILINE)
+    control.write_text(text)
+
+
 def repacked(package: Path, version: str, *, config: str = "", compress: str = "-Zzstd") -> Path:
     """Return the same package with another version, and something after its models.toml."""
     with scratch() as folder:
         subprocess.run(["dpkg-deb", "-R", package, folder / "root"], check=True)
-        control = folder / "root/DEBIAN/control"
-        control.write_text(
-            re.sub(r"^Version: .*$", f"Version: {version}", control.read_text(), flags=re.MULTILINE)
-        )
+        _set_version(folder / "root/DEBIAN/control", version)
         with (folder / "root/etc/edged/models.toml").open("a") as file:
             file.write(config)
         out = package.with_name(f"edged_{version}_{package.name.rpartition('_')[2]}")
@@ -98,43 +165,37 @@ def _llama_wheel() -> Path:
     for house in (CACHE / "wheels", Path("~/.cache/edged-build/house").expanduser()):
         if there := sorted((house / "llama").glob(name)):
             return there[-1]
-    folder = CACHE / "llama"
-    shutil.rmtree(folder, ignore_errors=True)
-    pip = [ROOT / ".venv/bin/python", "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    try:
-        subprocess.run([*pip, "--wheel-dir", folder, pinned], check=True, timeout=60)
-    except subprocess.SubprocessError:
-        pytest.skip(
-            "there is no wheel of llama.cpp, and compiling it takes 16 minutes: "
-            "packaging/llama-wheel ~/.cache/edged-build/house"
-        )
-    return next(folder.glob("*.whl"))
+    kept = subprocess.run(
+        [ROOT / ".venv/bin/python", "-m", "pip", "cache", "list", name, "--format=abspath"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if kept.stdout.split():
+        return Path(kept.stdout.split()[-1])
+    pytest.skip(
+        "there is no wheel of llama.cpp, neither of ours nor in pip's cache, and compiling it "
+        "takes 16 minutes: packaging/llama-wheel ~/.cache/edged-build/house"
+    )
 
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Build once; of the others only number and models.toml differ."""
-    folder = tmp_path_factory.mktemp("deb")
-    first = built(folder, "0.1.0~test1")
-    return Packages(
-        first,
-        repacked(first, "0.1.0~test2"),
-        repacked(first, "0.1.0~test3", config="# what the next version says\n"),
-        next(folder.glob("edged-cuda_*.deb")),
-    )
+    return Packages(tmp_path_factory.mktemp("deb"))
 
 
 @pytest.fixture(scope="module", params=RELEASES)
 def machine(request: pytest.FixtureRequest, packages: Packages) -> Iterator[Machine]:
-    """A machine of each release, with a wire to us and the package beside it, not installed."""
+    """A machine of each release, with a wire to us and nothing installed."""
+    assert packages.first  # before the boot: where it cannot be built there is no need of one
     with booted(request.param, name="edgedtest", network="veth") as found:
-        for package in packages:
-            found.push(package, "/root")
         yield found
 
 
 def install(machine: Machine, package: Path) -> float:
     """Install a package file without any network; return how long it took, in s."""
+    machine.push(package, "/root")
     began = time.monotonic()
     machine.sh(f"apt-get install -y /root/{package.name}", limit_s=300)
     return time.monotonic() - began
