@@ -64,7 +64,7 @@ def test_model_file_from_a_stick_answers(old: Machine) -> None:
         f"printf '[models.stick]\\ngguf = \"file:{path}\"\\ncontext = 64\\n' >> {CONFIG}; "
         "systemctl reload edged"
     )
-    assert old.sh("edged ask --model stick Hello") is not None
+    old.sh("edged ask --model stick Hello")
 
 
 def test_listening_elsewhere_and_stopping(old: Machine) -> None:
