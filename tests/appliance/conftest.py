@@ -175,9 +175,9 @@ def _llama_wheel() -> Path:
     """Return the wheel for any CPU, or the one that pip keeps of what the tests run on."""
     lock = (ROOT / "requirements.lock").read_text()
     pinned = next(line for line in lock.split() if line.startswith("llama-cpp-python=="))
-    name = f"llama_cpp_python-{pinned.partition('==')[2]}-*.whl"
+    name = f"llama_cpp_python-{pinned.partition('==')[2]}"
     for house in (CACHE / "wheels", Path("~/.cache/edged-build/house").expanduser()):
-        if there := sorted((house / "llama").glob(name)):
+        if there := sorted((house / "llama").glob(f"{name}-*.whl")):
             return there[-1]
     kept = subprocess.run(
         [ROOT / ".venv/bin/python", "-m", "pip", "cache", "list", name, "--format=abspath"],
