@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent.parent / "docs/operations.md"
-_SUDO = (
+SUDO = (
     'sudo() { "$@"; }\nset -eu\ncd /root\n'  # root types it here, in a shell that stops at faults
 )
 
@@ -24,7 +24,7 @@ def documented(heading: str, number: int = 0, **instead: str) -> str:
     for name, value in instead.items():
         script, count = re.subn(_VARIABLE[name], value, script)
         assert count, f"{heading}: nothing to put {value} for"
-    return _SUDO + script
+    return SUDO + script
 
 
 _VARIABLE = {

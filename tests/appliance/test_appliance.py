@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -15,11 +13,10 @@ import openai
 import pytest
 
 from edged.cli.discover import browse
+from tests.appliance.clients import HTTPS_URL, MODEL, URL, Load, ask, status_of
 from tests.appliance.conftest import IN_CI, Packages, install
-from tests.appliance.machine import GUEST_IP, HOST_IP, PATIENCE_S, Machine
+from tests.appliance.machine import HOST_IP, PATIENCE_S, Machine
 
-URL = f"http://{GUEST_IP}:8000"
-MODEL = "edge-guide"
 CONFIG = "/etc/edged/models.toml"
 
 
@@ -27,52 +24,6 @@ CONFIG = "/etc/edged/models.toml"
 def facts(machine: Machine) -> dict[str, str]:
     """What the tests of one machine tell each other: the key, for one."""
     return {"release": machine.sh(". /etc/os-release; echo $VERSION_CODENAME")}
-
-
-def ask(key: str, url: str = URL, client: httpx.Client | None = None) -> str:
-    """Ask as a user does, with OpenAI's SDK, from the other side of the wire."""
-    with openai.OpenAI(
-        base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=PATIENCE_S, http_client=client
-    ) as sdk:
-        answer = sdk.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "What is edged?"}], max_tokens=16
-        )
-    return answer.choices[0].message.content or ""
-
-
-def status_of(key: str, path: str = "/v1/models") -> int:
-    headers = {"authorization": f"Bearer {key}"}
-    return httpx.get(URL + path, headers=headers, timeout=PATIENCE_S, trust_env=False).status_code
-
-
-class Load(threading.Thread):
-    """Asks without a pause until it is ended; `seen` counts what came back."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(daemon=True)
-        self.seen: Counter[str] = Counter()
-        self._key = key
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.is_set():
-            try:
-                # a new connection each time: one that is refused must be noticed
-                self.seen[str(status_of(self._key))] += 1
-            except httpx.HTTPError as error:
-                self.seen[type(error).__name__] += 1
-
-    def until(self, number: int) -> None:
-        """Wait until so many more answers have come."""
-        wanted, end = self.seen.total() + number, time.monotonic() + PATIENCE_S
-        while self.seen.total() < wanted:
-            assert time.monotonic() < end, self.seen
-            time.sleep(0.02)
-
-    def end(self) -> Counter[str]:
-        self._over.set()
-        self.join(PATIENCE_S)
-        return self.seen
 
 
 @pytest.mark.in_ci
@@ -175,17 +126,17 @@ def test_tls_of_its_own_ca_beside_http(
     ca.write_bytes(httpx.get(f"{URL}/ca.crt", timeout=PATIENCE_S, trust_env=False).content)
     trust = ssl.create_default_context(cafile=str(ca))
     with httpx.Client(verify=trust, trust_env=False, timeout=PATIENCE_S) as client:
-        assert ask(facts["key"], f"https://{GUEST_IP}:8443", client)
+        assert ask(facts["key"], HTTPS_URL, client)
     with (
         httpx.Client(trust_env=False, timeout=PATIENCE_S) as stranger,
         pytest.raises(httpx.ConnectError, match="certificate verify failed"),
     ):
-        stranger.get(f"https://{GUEST_IP}:8443/health")
+        stranger.get(f"{HTTPS_URL}/health")
 
 
 def test_others_find_it(machine: Machine) -> None:
     """The daemon announces itself on the wire, and `edged discover` on this side hears it."""
-    urls = {f"{URL}/v1", f"https://{GUEST_IP}:8443/v1"}
+    urls = {f"{URL}/v1", f"{HTTPS_URL}/v1"}
     _until(lambda: urls <= {each["url"] for each in browse(3, HOST_IP)})
     machine.sh(f"sed -i 's/^\\[server\\]$/[server]\\nannounce = false/' {CONFIG}")
     assert machine.run("systemctl", "reload", "edged").returncode == 0

@@ -12,14 +12,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edged.hardware import cuda
+from tests.appliance.clients import HTTPS_URL, URL, Load, status_of
 from tests.appliance.conftest import RELEASES, Packages
-from tests.appliance.machine import GUEST_IP, PATIENCE_S, Machine, booted
-from tests.appliance.recipes import PAGE, documented
+from tests.appliance.machine import PATIENCE_S, Machine, booted
+from tests.appliance.recipes import PAGE, SUDO, documented
 from tests.models.tiny import tiny
 
 MOVING = "Back up, restore, move to another box"
 CONFIG = "/etc/edged/models.toml"
-URL = f"http://{GUEST_IP}:8000"
+EXAMPLES = "/usr/share/doc/edged/examples"
 
 
 def install(machine: Machine, packages: Packages) -> str:
@@ -89,18 +91,70 @@ def test_listening_elsewhere_and_stopping(old: Machine) -> None:
     old.sh("systemctl start edged.socket edged")
 
 
+def test_https_too_refuses_nobody_while_systemd_holds_its_port(old: Machine) -> None:
+    """With the example's unit, by the commands in its head.
+
+    `reset-failed`: nobody restarts it as often within a minute, and systemd would refuse the sixth.
+    """
+    old.sh(f"printf '[server.tls]\\nmode = \"self-signed\"\\n' >> {CONFIG}; systemctl reload edged")
+    head = old.sh(f"sed -n 's/^#   //p' {EXAMPLES}/edged-https.socket")
+    assert head.count("\n") == 1
+    old.sh(f"set -e\nsystemctl reset-failed edged\n{head}")
+    key = old.sh("edged key add steady").splitlines()[-1]
+    old.until("edged key list | grep -q steady")
+    with client(key) as ours:
+        trust = ssl.create_default_context(cadata=ours.get(f"{URL}/ca.crt").text)
+    load = Load(key, trust)
+    load.start()
+    load.until(5)
+    for _ in range(2):
+        old.sh("systemctl reset-failed edged; systemctl restart edged")
+        load.until(5)
+    seen = load.end()
+    print(f"\nHTTPS: two restarts, {seen.total()} requests, {dict(seen)}")
+    assert set(seen) == {"200"}, seen
+    assert "[::]:8443 (TLS)" in old.sh("edged doctor")
+    # one unit more, and none to remember: what is done to edged.socket is done to this one
+    for done, state in (("stop", "inactive"), ("start", "active"), ("restart", "active")):
+        old.sh(f"systemctl reset-failed edged; systemctl {done} edged.socket edged")
+        assert old.show("ActiveState", "edged-https.socket") == state, done
+        assert old.show("ActiveState", "edged.service") == state, done
+    assert status_of(key, trust=trust) == 200
+
+
+def test_what_people_type_day_by_day_works(old: Machine) -> None:
+    """The commands of the table that need nothing to be put in, as they stand there."""
+    table = PAGE.read_text().partition("## Day by day")[2].partition("## Update")[0]
+    for command in (
+        "edged check",
+        "sudo systemctl reload edged",
+        "edged status",
+        "systemctl status edged",
+        "journalctl -u edged",
+        "sudo edged doctor",
+        "sudo edged report",
+        "edged discover",
+    ):
+        assert f"`{command}`" in table, command
+        assert old.sh(f"{SUDO}{command}") or command.endswith("reload edged"), command
+    assert old.sh("ls /root/edged-report-*.tar.gz")
+
+
 def test_new_box_takes_the_place_of_the_old_one(
     old: Machine, packages: Packages, tmp_path: Path
 ) -> None:
     """Keys, the CA that clients trust, settings and stored responses come along."""
-    old.sh(f"printf '[server.tls]\\nmode = \"self-signed\"\\n' >> {CONFIG}; systemctl reload edged")
     key = old.sh("edged key add anna").splitlines()[-1]
     old.until("edged key list | grep -q anna")
     with client(key) as ours:
         body = {"model": "edge-guide", "input": "What is edged?", "max_output_tokens": 16}
         made = ours.post(f"{URL}/v1/responses", json=body).raise_for_status().json()
         ca = ours.get(f"{URL}/ca.crt").text
+    state = Path("/var/lib/edged")
+    for large in (cuda.folder_in(state), state / "models"):
+        old.sh(f"mkdir -p {large}; touch {large}/left-behind")
     old.sh(documented(MOVING, 0))
+    assert "left-behind" not in old.sh("tar -tzf /root/edged-backup.tgz")
     assert old.sh("stat -c %a /root/edged-backup.tgz") == "600"
     shutil.copy(old.path("/root/edged-backup.tgz"), tmp_path)
     # the old one is off the network
@@ -113,8 +167,7 @@ def test_new_box_takes_the_place_of_the_old_one(
         assert "first key" not in said, "the one of this installation is good for nothing"
         trust = ssl.create_default_context(cadata=ca)
         with client(key, verify=trust) as ours:
-            base = f"https://{GUEST_IP}:8443"
-            there = ours.get(f"{base}/v1/responses/{made['id']}").raise_for_status().json()
+            there = ours.get(f"{HTTPS_URL}/v1/responses/{made['id']}").raise_for_status().json()
             assert there["output"] == made["output"]
             assert ours.get(f"{URL}/ca.crt").text == ca
         sums = new.sh("edged tls show")

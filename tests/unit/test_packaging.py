@@ -131,7 +131,7 @@ def test_every_example_of_the_units_is_packed_and_named() -> None:
     make, operations = (
         (ROOT / path).read_text() for path in ("packaging/make-deb", "docs/operations.md")
     )
-    for path in UNITS.glob("*.conf"):
+    for path in (*UNITS.glob("*.conf"), UNITS / "edged-https.socket"):
         assert f"systemd/{path.name}" in make
         assert path.name in operations
         head = path.read_text().partition("\n[")[0]

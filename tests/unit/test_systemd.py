@@ -154,14 +154,16 @@ def verified(folder: Path, *drop_ins: Path) -> tuple[int, str]:
     program.chmod(0o755)
     text = UNIT.read_text()
     assert text.count("/usr/bin/edged") == 2
-    shutil.copy(UNIT.with_suffix(".socket"), folder)
+    sockets = [UNIT.with_suffix(".socket"), UNIT.with_name("edged-https.socket")]
+    for each in sockets:
+        shutil.copy(each, folder)
     (folder / "edged.service").write_text(text.replace("/usr/bin/edged", str(program)))
     for drop_in in drop_ins:
         kind = "socket" if drop_in.stem.endswith("-socket") else "service"
         target = folder / f"edged.{kind}.d"
         target.mkdir()
         shutil.copy(drop_in, target)
-    units = [folder / "edged.service", folder / "edged.socket"]
+    units = [folder / "edged.service", *(folder / each.name for each in sockets)]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units],
         capture_output=True,
