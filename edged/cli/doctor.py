@@ -90,7 +90,8 @@ def snippets(box: Box) -> str:
     is_own_ca = best.tls and box.config.server.tls.mode == "self-signed"
     curl_ca = "--cacert ca.crt " if is_own_ca else ""
     who = "clients on this box, no other can reach it" if best.loopback else "clients"
-    is_keyless = best.loopback and box.config.server.auth != "keys"
+    auth_of_box = box.config.server.auth
+    is_keyless = auth_of_box == "none" or (best.loopback and auth_of_box == "auto")
     key = "with any key" if is_keyless else "and a key of `edged key add NAME`"
     lines = [f"\nFor {who} ({base}, {key}):\n"]
     if is_own_ca:

@@ -79,6 +79,7 @@ def test_what_only_this_box_reaches_is_called_so() -> None:
     assert "no other can reach it" not in there
     assert "edged key add NAME" in there
     assert "edged key add NAME" in doctor.snippets(box("127.0.0.1:8", server=Server(auth="keys")))
+    assert "any key" in doctor.snippets(box("0.0.0.0:8000", server=Server(auth="none")))
     assert "no TCP address" in doctor.snippets(box())
 
 
