@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -154,6 +155,11 @@ def load(path: Path) -> Keyring:
             f"{path}: cannot be read: {reason}; it wants the owner root, the daemon's group and "
             "mode 0640"
         ) from None
+    return parse(content, path)
+
+
+def parse(content: str, path: Path) -> Keyring:
+    """Read the text of the file `path`; raises ConfigError with everything that is wrong."""
     try:
         top = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
@@ -163,6 +169,19 @@ def load(path: Path) -> Keyring:
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return keyring
+
+
+def unseen(path: Path) -> str | None:
+    """Return the first key beside this `keys.toml` while nobody has looked and it is good.
+
+    A rotation or a restored backup may have made it good for nothing. Raises PermissionError where
+    it is not ours to see, and ConfigError.
+    """
+    try:
+        secret = path.with_name(FIRST).read_text().strip()
+    except FileNotFoundError:
+        return None
+    return secret if load(path).find(secret, time.time()) else None
 
 
 def _keys(top: dict[str, Any], problems: list[str]) -> Iterable[Key]:

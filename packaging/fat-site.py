@@ -2,17 +2,24 @@
 
 Extension modules carry their Python in the file name, so the trees can lie side by side. Two
 different contents for one path end it, apart from what says only how a wheel was built.
+
+The date of a Python file is made from the name and version of its package: while they stay, so does
+its byte code, which an upgrade of edged then need not make anew.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 # Data of wheels that no import needs: headers, cmake files, a second copy of llama.cpp's libraries.
 UNWANTED = {"bin", "lib", "lib64", "include", "share"}
+LATEST = 1_500_000_000  # s since 1970; older than any build, so that dpkg-deb leaves it as it is
+SPAN = 6 * 365 * 86400
 
 
 def main(lock: str, dest: str, *folders: str) -> int:
@@ -26,14 +33,15 @@ def main(lock: str, dest: str, *folders: str) -> int:
         if pinned.get(name) != version:
             continue
         taken.add(name)
-        clashes += [f"{wheel.name}: {path}" for path in unpack(wheel, Path(dest))]
+        date = LATEST - zlib.crc32(f"{name}=={version}".encode()) % SPAN
+        clashes += [f"{wheel.name}: {path}" for path in unpack(wheel, Path(dest), date)]
     missing = sorted(set(pinned) - taken)
     for problem in [*(f"no wheel of {name}" for name in missing), *clashes]:
         print(f"fat-site: {problem}", file=sys.stderr)
     return 1 if missing or clashes else 0
 
 
-def unpack(wheel: Path, dest: Path) -> list[str]:
+def unpack(wheel: Path, dest: Path, date: int) -> list[str]:
     """Unpack one wheel; return the paths that are there already with another content."""
     clashes = []
     with zipfile.ZipFile(wheel) as archive:
@@ -51,6 +59,7 @@ def unpack(wheel: Path, dest: Path) -> list[str]:
             if not out.exists():
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_bytes(content)
+                os.utime(out, (date, date))
             elif out.read_bytes() != content and not says_only_how_it_was_built(path):
                 clashes.append(str(path))
     return clashes

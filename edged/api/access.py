@@ -171,7 +171,7 @@ class Visit:
             self._access.metrics.wrong_key("expired")
             return errors.InvalidApiKey(
                 f"the key `{key.name}` expired on {show_time(key.expires)}; "
-                "who runs the box makes a new one with `edged key rotate`"
+                f"who runs the box makes a new one with `edged key rotate {key.name} --expires 90d`"
             )
         client = self._exchange.client
         if key.networks is not None and not in_networks(client, key.networks):

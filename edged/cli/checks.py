@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+import msgspec
 from msgspec import Struct
 
 from edged import auth
 from edged.cli import tls as tls_command
-from edged.config import Config
+from edged.config import Config, Listen
 from edged.config.values import format_bytes
 from edged.daemon import certificates
 from edged.errors import ConfigError
@@ -36,6 +37,7 @@ _SOON_DAYS = 14
 _AVAHI = Path("/run/avahi-daemon/socket")
 _AVAHI_FILE = Path("/etc/avahi/services/edged.service")
 _OLDEST_NOW = 1_790_000_000  # this code was written after that: a clock before it is wrong
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a knock at every address goes
 
 
 class Finding(Struct, frozen=True):
@@ -67,7 +69,7 @@ def everything(box: Box) -> Iterator[Finding]:
     if box.status is None:
         return
     yield from _reach(box, box.status)
-    yield from _firewall(box)
+    yield from _firewall(box.status)
     yield from _discovery(box, box.status)
     yield from _hardware(box.status)
     yield from _models(box.status)
@@ -81,8 +83,11 @@ def _keys(box: Box) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("bad", "keys", error.message, f"mend {path}, or run this as root")
         return
-    first = path.with_name(auth.FIRST)
-    if first.exists():
+    try:
+        is_unseen = auth.unseen(path) is not None
+    except PermissionError:  # it is there, and root's
+        is_unseen = True
+    if is_unseen:
         yield Finding(
             "note", "keys", "nobody has seen the first key yet", "sudo edged key show-first"
         )
@@ -157,55 +162,81 @@ def _name() -> Iterator[Finding]:
     yield Finding("ok", "name", f"{host}; clients may know it as {host.partition('.')[0]}.local")
 
 
+def served(status: dict[str, Any]) -> list[Listen]:
+    """Return the TCP addresses at which the daemon says that it listens."""
+    found = []
+    for shown in status["listen"]:
+        if not shown.startswith("unix:"):
+            address, _, tls = shown.partition(" ")
+            host, _, port = address.rpartition(":")
+            found.append(Listen("tcp", host=host.strip("[]"), port=int(port), tls=bool(tls)))
+    return found
+
+
+def _is_reachable(status: dict[str, Any]) -> bool:
+    return any(not each.loopback for each in served(status))
+
+
 def _reach(box: Box, status: dict[str, Any]) -> Iterator[Finding]:
     """Knock at every address as a client does."""
-    for shown in status["listen"]:
-        if shown.startswith("unix:"):
-            continue
-        address, _, is_tls = shown.partition(" ")
-        host, _, port = address.rpartition(":")
-        here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
-        url = f"{'https' if is_tls else 'http'}://{here}:{port}/health"
+    for each in served(status):
+        shown = f"{each}{' (TLS)' if each.tls else ''}"
+        here = msgspec.structs.replace(each, host=_ANY.get(each.host, each.host))
+        url = f"{'https' if each.tls else 'http'}://{here}/health"
         context = ssl.create_default_context()
-        if box.config.server.tls.mode == "self-signed" and is_tls:
-            context.load_verify_locations(box.state / "tls" / "ca.crt")
-        elif is_tls:  # a name that the certificate has is not known here
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         try:
+            if box.config.server.tls.mode == "self-signed" and each.tls:
+                context.load_verify_locations(box.state / "tls" / "ca.crt")
+            elif each.tls:  # a name that the certificate has is not known here
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
             httpx.get(url, verify=context, timeout=_QUICK_S, trust_env=False).raise_for_status()
         except (httpx.HTTPError, OSError) as error:
             yield Finding("bad", "address", f"{shown}: {error}", "journalctl -u edged -n 50")
         else:
             yield Finding("ok", "address", shown)
-    if all(_is_loopback(shown) for shown in status["listen"]):
+    if not _is_reachable(status):
         yield Finding(
             "note", "address", "no other box can reach this one",
             'edged key add NAME, then listen = ["0.0.0.0:8000"] in models.toml',
         )  # fmt: skip
 
 
-def _is_loopback(shown: str) -> bool:
-    return shown.startswith(("127.", "[::1]", "unix:"))
-
-
-def _firewall(box: Box) -> Iterator[Finding]:
-    ports = sorted({each.port for each in box.config.server.addresses if each.kind == "tcp"})
+def _firewall(status: dict[str, Any]) -> Iterator[Finding]:
+    ports = sorted({each.port for each in served(status) if not each.loopback})
+    if not ports:
+        return  # nobody is to come in
     if "Status: active" in _said(["ufw", "status"]):
         mend = "; ".join(f"sudo ufw allow from 192.168.0.0/16 to any port {p}" for p in ports)
         yield Finding("note", "firewall", "ufw is on; its rules decide who gets here", mend)
     elif _said(["firewall-cmd", "--state"]) == "running":
         mend = "; ".join(f"sudo firewall-cmd --permanent --add-port={p}/tcp" for p in ports)
+        mend += "; sudo firewall-cmd --reload"
         yield Finding("note", "firewall", "firewalld is on; its zones decide", mend)
-    elif "hook input" in (rules := _said(["nft", "list", "ruleset"])) and "policy drop" in rules:
-        mend = f"sudo nft add rule inet filter input tcp dport {ports[0]} accept"
+    elif chain := dropping_chain(_said(["nft", "list", "ruleset"])):
+        wanted = ", ".join(str(port) for port in ports)
+        mend = f"sudo nft 'add rule {chain} tcp dport {{ {wanted} }} accept'"
         yield Finding("note", "firewall", "nftables drops what no rule accepts", mend)
     else:
         yield Finding("ok", "firewall", "none of this box's own was seen")
 
 
+def dropping_chain(ruleset: str) -> str | None:
+    """Return `inet filter input`: the chain for what comes in that drops what no rule accepts."""
+    table = chain = ""
+    for line in ruleset.splitlines():
+        words = line.split()
+        if words[:1] == ["table"]:
+            table = " ".join(words[1:3])
+        elif words[:1] == ["chain"]:
+            chain = words[1]
+        elif "hook input" in line and "policy drop" in line:
+            return f"{table} {chain}"
+    return None
+
+
 def _discovery(box: Box, status: dict[str, Any]) -> Iterator[Finding]:
-    if all(_is_loopback(shown) for shown in status["listen"]):
+    if not _is_reachable(status):
         return
     is_wanted = box.config.server.announce and box.config.server.auth != "none"
     if is_wanted and _AVAHI.exists() and not _AVAHI_FILE.exists():

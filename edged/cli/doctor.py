@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from edged.cli import checks, orders
 from edged.cli.checks import Box, Finding
 from edged.cli.client import ConfigFile, Json, fail
 from edged.cli.tls import load_config, state_folder
+from edged.config import Listen
 from edged.daemon import certificates
 from edged.errors import ConfigError
 from edged.redaction import for_strangers
@@ -79,18 +81,21 @@ def _examine(config_file: str | None, socket: str | None) -> tuple[list[Finding]
 
 def snippets(box: Box) -> str:
     """Return what a person pastes into a client: curl, Python, Node."""
-    tls = next((a for a in box.config.server.addresses if a.tls and not a.loopback), None)
-    own = [each for each in certificates.addresses() if ":" not in each]
-    host = next((each for each in own if not each.startswith("127.")), "127.0.0.1")
-    shown = box.status["listen"] if box.status else []
-    port = next((a.rpartition(":")[2] for a in shown if a[-1].isdigit()), "8000")
-    base = f"https://{host}:{tls.port}/v1" if tls else f"http://{host}:{port}/v1"
+    served = checks.served(box.status) if box.status else []
+    best = _best(served, tls=True)
+    if best is None:
+        return "\nFor clients: no TCP address is served, see `listen` in models.toml"
+    base = f"{'https' if best.tls else 'http'}://{_known_as(best)}/v1"
     model = next(iter(box.config.models), "MODEL")
-    is_own_ca = tls is not None and box.config.server.tls.mode == "self-signed"
+    is_own_ca = best.tls and box.config.server.tls.mode == "self-signed"
     curl_ca = "--cacert ca.crt " if is_own_ca else ""
-    lines = [f"\nFor clients ({base}, and a key of `edged key add NAME`):\n"]
+    who = "clients on this box, no other can reach it" if best.loopback else "clients"
+    auth_of_box = box.config.server.auth
+    is_keyless = auth_of_box == "none" or (best.loopback and auth_of_box == "auto")
+    key = "with any key" if is_keyless else "and a key of `edged key add NAME`"
+    lines = [f"\nFor {who} ({base}, {key}):\n"]
     if is_own_ca:
-        lines.append(f"  curl -o ca.crt http://{host}:{port}/ca.crt     # once\n")
+        lines.append(f"  {_ca(box, best, served)}\n")
     lines.append(f'  curl {curl_ca}{base}/models -H "Authorization: Bearer KEY"\n')
     more = (
         ",\n                  http_client=httpx.Client(verify=ssl.create_default_context("
@@ -108,6 +113,31 @@ def snippets(box: Box) -> str:
         f'  const client = new OpenAI({{ baseURL: "{base}", apiKey: "KEY" }});',
     ]
     return "\n".join(lines)
+
+
+def _best(served: list[Listen], *, tls: bool) -> Listen | None:
+    """Return the address for clients: one that others reach, with TLS if there is and `tls`."""
+    usable = [each for each in served if tls or not each.tls]
+    return min(usable, key=lambda each: (each.loopback, not each.tls), default=None)
+
+
+def _known_as(listen: Listen) -> Listen:
+    """Return the address with a host that clients can ask; all addresses are this box's first."""
+    if not ipaddress.ip_address(listen.host).is_unspecified:
+        return listen
+    own = [ipaddress.ip_address(each) for each in certificates.addresses()]
+    is_v4 = listen.host == "0.0.0.0"  # noqa: S104 - `::` is both, as a rule
+    own = [each for each in own if each.version == 4 or not is_v4]  # noqa: PLR2004 - IPv4
+    first = min(own, key=lambda each: (each.is_loopback, each.version))
+    return msgspec.structs.replace(listen, host=str(first))
+
+
+def _ca(box: Box, best: Listen, served: list[Listen]) -> str:
+    """Return how a client gets the certificate of this box's CA."""
+    plain = _best(served, tls=False)
+    if plain is None or (plain.loopback and not best.loopback):
+        return f"# once: copy {box.state / 'tls' / 'ca.crt'} of this box to the client"
+    return f"curl -o ca.crt http://{_known_as(plain)}/ca.crt     # once"
 
 
 # ── for support ──

@@ -29,6 +29,7 @@ keys = typer.Typer(help="API keys: make, list, change, revoke.", no_args_is_help
 
 _GROUP = "edged"  # of the daemon that the package runs
 _MODE = 0o640
+_LAST = dt.datetime(9999, 12, 31, tzinfo=dt.UTC).timestamp()  # that can be written
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its label in logs and metrics.")]
 Models = Annotated[
@@ -144,12 +145,17 @@ def rotate(
         assert old is not None
         secret = auth.new_secret()
         kept_s = _seconds(keep_old)
+        if not expires and old.expires is not None and old.expires <= time.time():
+            raise BadValueError(
+                f"the key ended on {auth.show_time(old.expires)[:10]}, and so would the new one: "
+                "give it another end with --expires 90d"
+            )
         key = msgspec.structs.replace(
             old,
             sha256=auth.digest(secret),
             expires=_when(expires) if expires else old.expires,
             old_sha256=old.sha256 if kept_s else None,
-            old_until=float(int(time.time() + kept_s)) if kept_s else None,
+            old_until=_in(kept_s) if kept_s else None,
         )
         file.keyring = file.keyring.with_key(key)
     _show(name, secret, json_=json_)
@@ -158,17 +164,19 @@ def rotate(
 @keys.command("show-first")
 def show_first(config_file: ConfigFile = None) -> None:
     """Show the key that the installation made, once; it is kept nowhere after that."""
-    path = _path(config_file).with_name(auth.FIRST)
+    path = _path(config_file)
     try:
-        secret = path.read_text().strip()
-        path.unlink()
-    except FileNotFoundError:
-        fail(
-            "the first key was shown already, or there was none; `edged key rotate admin` makes "
-            "a new one in its place"
-        )
+        secret = auth.unseen(path)
+        path.with_name(auth.FIRST).unlink(missing_ok=True)
     except PermissionError:
         fail("only root may see it: sudo edged key show-first")
+    except ConfigError as error:
+        fail(error.message)
+    if secret is None:
+        fail(
+            "the first key was shown already, or it is not good any more, or there was none; "
+            "`edged key rotate admin` makes a new one in its place"
+        )
     print(secret)
 
 
@@ -198,7 +206,9 @@ def _editing(config_file: str | None) -> Iterator[_File]:
         except (ConfigError, BadValueError) as error:
             fail(str(error))
         if file.keyring != before:
-            _write(path, auth.dump(file.keyring), _MODE)
+            content = auth.dump(file.keyring)
+            _check(content, path)
+            _write(path, content, _MODE)
     except PermissionError as error:
         fail(f"{error.filename or path}: {error.strerror}; try again with sudo")
     finally:
@@ -215,6 +225,14 @@ def _load(path: Path) -> Keyring:
         return auth.load(path)
     except ConfigError as error:
         fail(error.message)
+
+
+def _check(content: str, path: Path) -> None:
+    """Refuse to write what could not be read again: the daemon would know no key any more."""
+    try:
+        auth.parse(content, path)
+    except ConfigError as error:
+        fail(f"nothing was changed: {error.message.replace(f'{path}: ', '')}")
 
 
 def _write(path: Path, text: str, mode: int) -> None:
@@ -267,14 +285,26 @@ def _seconds(text: str) -> float:
         raise BadValueError(f"the time {error}") from None
 
 
+def _in(seconds: float) -> float:
+    """Return the time this many s from now; raises BadValueError where no date is so late."""
+    when = float(int(time.time() + seconds))
+    if when > _LAST:
+        raise BadValueError("the time is beyond the year 9999")
+    return when
+
+
 def _when(text: str | None) -> float | None:
     if text is None:
         return None
     try:
         day = dt.datetime.fromisoformat(text)
     except ValueError:
-        return float(int(time.time() + _seconds(text)))
-    return (day if day.tzinfo else day.replace(tzinfo=dt.UTC)).timestamp()
+        ends = _in(_seconds(text))
+    else:
+        ends = (day if day.tzinfo else day.replace(tzinfo=dt.UTC)).timestamp()
+    if ends <= time.time():
+        raise BadValueError(f"--expires {text} is past; `edged key revoke NAME` takes a key away")
+    return ends
 
 
 def _show(name: str, secret: str, *, json_: bool) -> None:

@@ -55,8 +55,10 @@ def show(config_file: ConfigFile = None, json_: Json = False) -> None:
     path = leaf(loaded, config_file)
     if path is None:
         fail('TLS is off; [server.tls] mode = "self-signed" in models.toml turns it on')
+    is_own = loaded.server.tls.mode == "self-signed"
     try:
         found = certificates.read(path)
+        ca = certificates.read(path.with_name("ca.crt")) if is_own else None
     except (OSError, ValueError) as error:
         fail(f"{path}: {error}")
     if json_:
@@ -66,12 +68,15 @@ def show(config_file: ConfigFile = None, json_: Json = False) -> None:
             "starts": found.starts,
             "ends": found.ends,
             "sha256": found.sha256,
+            "ca_sha256": ca and ca.sha256,
         }
         print(json.dumps(facts, indent=2))
         return
     days = int((found.ends - time.time()) // _DAY_S)
     print(f"{path}\nfor {', '.join(found.names)}\nuntil {_day(found.ends)} ({days} days)")
     print(f"SHA-256 {found.sha256}")
+    if ca is not None:
+        print(f"its CA, which clients get once: {path.with_name('ca.crt')}\nSHA-256 {ca.sha256}")
 
 
 def leaf(loaded: Config, config_file: str | None) -> Path | None:

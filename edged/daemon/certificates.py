@@ -86,7 +86,8 @@ def ensure(folder: Path, wanted: tuple[str, ...], now: float) -> bool:
         if leaf.exists() and (folder / "leaf.key").exists():
             found = read(leaf)
             is_fresh = found.ends - now > _RENEW_DAYS * 86400 and found.starts <= now
-            if is_fresh and set(wanted) <= set(found.names) and found.issuer == _subject(ca_crt):
+            is_ours = found.issuer == _subject(ca_crt) and _is_pair(leaf, folder / "leaf.key")
+            if is_fresh and is_ours and set(wanted) <= set(found.names):
                 return False
         _make_leaf(folder, wanted, now)
         return True
@@ -229,6 +230,15 @@ def _subject(path: Path) -> str:
     from cryptography import x509  # noqa: PLC0415
 
     return x509.load_pem_x509_certificate(path.read_bytes()).subject.rfc4514_string()
+
+
+def _is_pair(certificate: Path, key: Path) -> bool:
+    """Whether the key is the certificate's: a power cut may have come between the two."""
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    certified = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    return load_pem_private_key(key.read_bytes(), None).public_key() == certified
 
 
 def _new_key() -> EllipticCurvePrivateKey:

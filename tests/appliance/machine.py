@@ -7,6 +7,7 @@ Nothing here needs a bus, machined or cgroup v2 on the host.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("EDGED_TEST_CACHE", "~/.cache/edged-tests")).expanduser() / "appliance"
 PATIENCE_S = 120.0
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 HOST_IP, GUEST_IP = "172.31.99.1", "172.31.99.2"
 
 _ENVIRONMENT = {
@@ -79,6 +82,14 @@ def scratch() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what a run left that was killed; its machines have ended with it."""
+    for left in CACHE.glob("scratch-*"):
+        if not Path(f"/proc/{left.name.split('-')[1]}").exists():
+            subprocess.run(["umount", "--lazy", left / "merged"], check=False, capture_output=True)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -197,6 +208,7 @@ def booted(
         init = folder / "init"
         init.write_text(_INIT)
         init.chmod(0o755)
+        (merged / "etc/hostname").write_text(f"{name}\n")  # else it would have this host's
         log = folder / "console"
         wire = ["--network-veth"] if network == "veth" else ["--private-network"]
         command = [
@@ -210,6 +222,7 @@ def booted(
         environment.pop("NOTIFY_SOCKET", None)
 
         def join() -> None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it must not outlive the tests
             for group in groups:
                 with contextlib.suppress(OSError):
                     (group / "cgroup.procs").write_text(str(os.getpid()))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -15,11 +13,10 @@ import openai
 import pytest
 
 from edged.cli.discover import browse
-from tests.appliance.conftest import Packages, install
-from tests.appliance.machine import GUEST_IP, HOST_IP, PATIENCE_S, Machine
+from tests.appliance.clients import HTTPS_URL, MODEL, URL, Load, ask, status_of
+from tests.appliance.conftest import IN_CI, Packages, install
+from tests.appliance.machine import HOST_IP, PATIENCE_S, Machine
 
-URL = f"http://{GUEST_IP}:8000"
-MODEL = "edge-guide"
 CONFIG = "/etc/edged/models.toml"
 
 
@@ -29,64 +26,19 @@ def facts(machine: Machine) -> dict[str, str]:
     return {"release": machine.sh(". /etc/os-release; echo $VERSION_CODENAME")}
 
 
-def ask(key: str, url: str = URL, client: httpx.Client | None = None) -> str:
-    """Ask as a user does, with OpenAI's SDK, from the other side of the wire."""
-    with openai.OpenAI(
-        base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=PATIENCE_S, http_client=client
-    ) as sdk:
-        answer = sdk.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "What is edged?"}], max_tokens=16
-        )
-    return answer.choices[0].message.content or ""
-
-
-def status_of(key: str, path: str = "/v1/models") -> int:
-    headers = {"authorization": f"Bearer {key}"}
-    return httpx.get(URL + path, headers=headers, timeout=PATIENCE_S, trust_env=False).status_code
-
-
-class Load(threading.Thread):
-    """Asks without a pause until it is ended; `seen` counts what came back."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(daemon=True)
-        self.seen: Counter[str] = Counter()
-        self._key = key
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.is_set():
-            try:
-                # a new connection each time: one that is refused must be noticed
-                self.seen[str(status_of(self._key))] += 1
-            except httpx.HTTPError as error:
-                self.seen[type(error).__name__] += 1
-
-    def until(self, number: int) -> None:
-        """Wait until so many more answers have come."""
-        wanted, end = self.seen.total() + number, time.monotonic() + PATIENCE_S
-        while self.seen.total() < wanted:
-            assert time.monotonic() < end, self.seen
-            time.sleep(0.02)
-
-    def end(self) -> Counter[str]:
-        self._over.set()
-        self.join(PATIENCE_S)
-        return self.seen
-
-
+@pytest.mark.in_ci
 def test_offline_installation_answers_over_the_wire_with_the_first_key(
     machine: Machine, packages: Packages, facts: dict[str, str]
 ) -> None:
     seconds = install(machine, packages.first)
     began = time.monotonic()
-    machine.until("systemctl is-active edged", limit_s=30)
+    machine.until("systemctl is-active edged")
     active_s = time.monotonic() - began
     machine.hurry()  # after the one that is timed
     facts["key"] = machine.sh("edged key show-first")
     assert ask(facts["key"])
     answered_s = time.monotonic() - began
-    assert answered_s < 30
+    assert IN_CI or answered_s < 30, "a box's own time, not that of a CI machine"
     print(
         f"\n{facts['release']}: installed in {seconds:.1f} s, active after {active_s:.1f} s more, "
         f"answered after {answered_s:.1f} s"
@@ -94,6 +46,7 @@ def test_offline_installation_answers_over_the_wire_with_the_first_key(
     assert "shown already" in machine.sh("edged key show-first", ok=False)
 
 
+@pytest.mark.in_ci
 def test_user_files_and_folders_are_as_the_package_says(machine: Machine) -> None:
     assert {"edged", "render", "video"} <= set(machine.sh("id -nG edged").split())
     shown = machine.sh(
@@ -111,6 +64,7 @@ def test_user_files_and_folders_are_as_the_package_says(machine: Machine) -> Non
     machine.sh("find /usr/lib/edged -name __pycache__ | grep -q edged", ok=True)
 
 
+@pytest.mark.in_ci
 def test_unit_is_as_closed_as_promised(machine: Machine) -> None:
     found = machine.sh("systemd-analyze security --no-pager --threshold=15 edged.service")
     print(f"\n{found.splitlines()[-1]}")
@@ -118,6 +72,7 @@ def test_unit_is_as_closed_as_promised(machine: Machine) -> None:
     assert [line for line in problems.splitlines() if "edged" in line and "man " not in line] == []
 
 
+@pytest.mark.in_ci
 def test_who_has_no_key_gets_nothing(machine: Machine, facts: dict[str, str]) -> None:
     assert status_of("sk-wrong") == 401
     assert status_of("sk-wrong", "/health") == 200
@@ -136,6 +91,7 @@ def test_who_has_no_key_gets_nothing(machine: Machine, facts: dict[str, str]) ->
     assert facts["key"] not in log
 
 
+@pytest.mark.in_ci
 def test_saved_file_applies_by_itself_and_reload_tells_the_truth(machine: Machine) -> None:
     machine.sh(f'sed -i \'s/^load = .*/load = "startup"\\naliases = ["guide"]/\' {CONFIG}')
     machine.until("edged models --json | grep -q '\"guide\"'")
@@ -148,6 +104,7 @@ def test_saved_file_applies_by_itself_and_reload_tells_the_truth(machine: Machin
     assert machine.show("ActiveState") == "active"
 
 
+@pytest.mark.in_ci
 def test_journal_knows_the_fields(machine: Machine, facts: dict[str, str]) -> None:
     ask(facts["key"])
     found = machine.sh(
@@ -159,6 +116,7 @@ def test_journal_knows_the_fields(machine: Machine, facts: dict[str, str]) -> No
     assert entry["PRIORITY"] == "6"
 
 
+@pytest.mark.in_ci
 def test_tls_of_its_own_ca_beside_http(
     machine: Machine, facts: dict[str, str], tmp_path: Path
 ) -> None:
@@ -168,17 +126,17 @@ def test_tls_of_its_own_ca_beside_http(
     ca.write_bytes(httpx.get(f"{URL}/ca.crt", timeout=PATIENCE_S, trust_env=False).content)
     trust = ssl.create_default_context(cafile=str(ca))
     with httpx.Client(verify=trust, trust_env=False, timeout=PATIENCE_S) as client:
-        assert ask(facts["key"], f"https://{GUEST_IP}:8443", client)
+        assert ask(facts["key"], HTTPS_URL, client)
     with (
         httpx.Client(trust_env=False, timeout=PATIENCE_S) as stranger,
         pytest.raises(httpx.ConnectError, match="certificate verify failed"),
     ):
-        stranger.get(f"https://{GUEST_IP}:8443/health")
+        stranger.get(f"{HTTPS_URL}/health")
 
 
 def test_others_find_it(machine: Machine) -> None:
     """The daemon announces itself on the wire, and `edged discover` on this side hears it."""
-    urls = {f"{URL}/v1", f"https://{GUEST_IP}:8443/v1"}
+    urls = {f"{URL}/v1", f"{HTTPS_URL}/v1"}
     _until(lambda: urls <= {each["url"] for each in browse(3, HOST_IP)})
     machine.sh(f"sed -i 's/^\\[server\\]$/[server]\\nannounce = false/' {CONFIG}")
     assert machine.run("systemctl", "reload", "edged").returncode == 0
@@ -186,12 +144,14 @@ def test_others_find_it(machine: Machine) -> None:
     machine.sh(f"sed -i '/^announce = false$/d' {CONFIG}; systemctl reload edged")
 
 
+@pytest.mark.in_ci
 def test_doctor_is_green(machine: Machine) -> None:
     found = machine.run("edged", "doctor", ok=False)
     assert found.returncode == 0, found.stdout
     assert "https://" in found.stdout
 
 
+@pytest.mark.in_ci
 def test_restart_and_upgrade_refuse_nobody_and_keep_what_was_edited(
     machine: Machine, packages: Packages, facts: dict[str, str]
 ) -> None:
@@ -200,12 +160,19 @@ def test_restart_and_upgrade_refuse_nobody_and_keep_what_was_edited(
     load.until(5)
     machine.sh("systemctl restart edged")
     load.until(5)
-    install(machine, packages.second)
+    compiled = byte_code(machine, "litestar"), byte_code(machine, "edged")
+    seconds = install(machine, packages.second)
     load.until(5)
     machine.sh("systemctl is-active edged")
     load.until(5)
     seen = load.end()
-    print(f"\n{facts['release']}: restart and upgrade, {seen.total()} requests, {dict(seen)}")
+    print(
+        f"\n{facts['release']}: restart, and upgrade in {seconds:.1f} s; {seen.total()} requests, "
+        f"{dict(seen)}"
+    )
+    after = byte_code(machine, "litestar"), byte_code(machine, "edged")
+    assert after[0] == compiled[0], "that of libraries which did not change is kept"
+    assert after[1] != compiled[1]
     assert set(seen) == {"200"}, seen
     assert "test2" in machine.sh("dpkg-query -W edged")
     assert "aliases" in machine.sh(f"cat {CONFIG}")
@@ -313,7 +280,8 @@ def test_cuda_package_opens_the_unit_while_it_is_there(
 def test_dpkg_asks_about_an_edited_file_and_both_answers_hold(
     machine: Machine, packages: Packages, facts: dict[str, str]
 ) -> None:
-    machine.push(packages.asking, "/root")
+    for package in (packages.asking, packages.second):
+        machine.push(package, "/root")
     edited = machine.sh(f"cat {CONFIG}")
     kept = machine.run("dpkg", "-i", f"/root/{packages.asking.name}", stdin="N\n", limit_s=300)
     assert f"Configuration file '{CONFIG}'" in kept.stdout
@@ -331,11 +299,13 @@ def test_dpkg_asks_about_an_edited_file_and_both_answers_hold(
 
 
 def test_downgrade_works(machine: Machine, packages: Packages, facts: dict[str, str]) -> None:
+    machine.push(packages.first, "/root")
     machine.sh(f"apt-get install -y --allow-downgrades /root/{packages.first.name}", limit_s=300)
     machine.until("systemctl is-active edged")
     assert ask(facts["key"])
 
 
+@pytest.mark.in_ci
 def test_remove_keeps_what_is_yours_and_purge_nothing(machine: Machine) -> None:
     machine.sh("apt-get remove -y edged", limit_s=120)
     assert machine.run("systemctl", "is-active", "edged.socket", ok=False).stdout != "active\n"
@@ -349,6 +319,15 @@ def test_remove_keeps_what_is_yours_and_purge_nothing(machine: Machine) -> None:
     )
     assert left == ""
     assert machine.sh("getent passwd edged").startswith("edged:"), "a number is not given away"
+
+
+def byte_code(machine: Machine, package: str) -> str:
+    """Return when what of a package was compiled."""
+    found = machine.sh(
+        f"stat -c '%Y %i %n' /usr/lib/edged/site-packages/{package}/__pycache__/*.pyc"
+    )
+    assert found
+    return found
 
 
 def worker_of(machine: Machine, model: str) -> int:

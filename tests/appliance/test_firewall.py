@@ -20,7 +20,6 @@ def machine(packages: Packages) -> Iterator[Machine]:
     """Unified control groups, as Debian has them: only there systemd filters addresses."""
     with booted(RELEASES[-1], name="edgedwall", network="veth", unified=True) as found:
         found.hurry()
-        found.push(packages.first, "/root")
         install(found, packages.first)
         subprocess.run(["ip", "addr", "add", f"{FAR}/24", "dev", "ve-edgedwall"], check=True)
         found.sh(f"ip addr add {FAR_GUEST}/24 dev host0")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from edged import auth
 from edged.daemon import certificates
 from tests.daemon.appliance import PATIENCE_S, Appliance, appliance, closing, free_port
 
@@ -124,6 +127,45 @@ async def test_first_key_is_shown_once(tmp_path: Path) -> None:
     await box.client.aclose()
 
 
+async def test_first_key_that_is_good_for_nothing_is_not_shown(tmp_path: Path) -> None:
+    """It was rotated, or keys.toml is that of a backup."""
+    box = Appliance(tmp_path)
+    box.write()
+    edged(box, "key", "add", "admin", "--admin", "--first")
+    path = tmp_path / "keys.toml"
+    assert auth.unseen(path)
+    assert "nobody has seen the first key" in edged(box, "doctor", code=1)
+    edged(box, "key", "rotate", "admin", "--keep-old", "1h")
+    assert auth.unseen(path), "it is good for an hour more"
+    edged(box, "key", "rotate", "admin")
+    assert auth.unseen(path) is None
+    assert "rotate admin" in edged(box, "key", "show-first", code=1)
+    assert not (tmp_path / "first-key").exists()
+    await box.client.aclose()
+
+
+async def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """One key with a fault would make the daemon refuse the file, and with it every key."""
+    box = Appliance(tmp_path)
+    box.write()
+    edged(box, "key", "add", "anna", "--expires", "90d")
+    before = (tmp_path / "keys.toml").read_text()
+    for fault, said in (
+        (["add", "b", "--models", "one\ntwo"], "nothing was changed"),
+        (["add", "b", "--rpm", str(1 << 60)], "keys.b.rpm must be"),
+        (["add", "b", "--expires", "99999999d"], "year 9999"),
+        (["add", "b", "--expires", "2020-01-31"], "is past"),
+        (["rotate", "anna", "--keep-old", "99999999d"], "year 9999"),
+    ):
+        assert said in edged(box, "key", *fault, code=1), fault
+        assert (tmp_path / "keys.toml").read_text() == before
+    past = before.replace(re.search(r"expires = (\S+)", before)[1], "2020-01-31T00:00:00Z")  # type: ignore[index]
+    (tmp_path / "keys.toml").write_text(past)
+    assert "--expires 90d" in edged(box, "key", "rotate", "anna", code=1), "it would be born dead"
+    edged(box, "key", "rotate", "anna", "--expires", "90d")
+    await box.client.aclose()
+
+
 # ── TLS ──
 
 
@@ -166,12 +208,18 @@ async def test_tls_of_its_own_ca_beside_http_and_renewed_without_restart(tmp_pat
         while await asyncio.to_thread(shown, port, trust) == before:
             assert time.monotonic() < end, box.log
             await asyncio.sleep(0.05)
-        # a certificate that does not fit its key is not taken
-        (tmp_path / "state/tls/leaf.key").write_bytes((tmp_path / "state/tls/ca.key").read_bytes())
+        facts = json.loads(edged(box, "tls", "show", "--json"))
+        assert facts["names"][0] == "localhost"
+        # what clients compare with what they got over plain HTTP
+        der = ssl.PEM_cert_to_DER_cert(ca.decode())
+        assert facts["ca_sha256"] == hashlib.sha256(der).hexdigest()
+        assert facts["ca_sha256"] in edged(box, "tls", "show")
+        # half of the box's own CA is nothing to go on with: what was loaded stays
+        for name in ("ca.key", "leaf.crt"):
+            (tmp_path / "state/tls" / name).unlink()
         box.process.send_signal(1)
         await box.until_logged("tls.kept")
         assert await asyncio.to_thread(shown, port, trust)
-        assert json.loads(edged(box, "tls", "show", "--json"))["names"][0] == "localhost"
 
 
 async def test_files_that_cannot_be_used_are_named_and_nothing_changes(tmp_path: Path) -> None:
@@ -180,6 +228,34 @@ async def test_files_that_cannot_be_used_are_named_and_nothing_changes(tmp_path:
         box.save(box.toml("m") + tls + f'listen = ["127.0.0.1:{free_port()}"]\n')
         await box.until_logged("/nowhere/a.pem")
         assert (await box.status())["config"]["generation"] == 1
+
+
+async def test_pair_that_does_not_fit_is_not_taken(tmp_path: Path) -> None:
+    port = free_port()
+    certificates.ensure(tmp_path, ("localhost",), time.time())
+    tls = (
+        f'[server.tls]\nmode = "files"\ncert = "{tmp_path}/leaf.crt"\nkey = "{tmp_path}/leaf.key"\n'
+    )
+    box = Appliance(tmp_path)
+    box.save(box.toml("m") + tls + f'listen = ["127.0.0.1:{port}"]\n')
+    await box.start()
+    async with closing(box):
+        await box.until_logged("daemon.serving")
+        trust = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        before = await asyncio.to_thread(shown, port, trust)
+        (tmp_path / "leaf.key").write_bytes((tmp_path / "ca.key").read_bytes())
+        box.process.send_signal(1)
+        await box.until_logged("tls.kept")
+        assert await asyncio.to_thread(shown, port, trust) == before
+
+
+def test_own_leaf_whose_key_is_another_is_made_anew(tmp_path: Path) -> None:
+    """As a power cut between the two files leaves them: no TLS until somebody deletes them."""
+    now = time.time()
+    certificates.ensure(tmp_path, ("localhost",), now)
+    (tmp_path / "leaf.key").write_bytes((tmp_path / "ca.key").read_bytes())
+    assert certificates.ensure(tmp_path, ("localhost",), now)
+    ssl.create_default_context().load_cert_chain(tmp_path / "leaf.crt", tmp_path / "leaf.key")
 
 
 def test_leaf_is_renewed_before_its_end_and_for_new_names(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import py_compile
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,7 +131,7 @@ def test_every_example_of_the_units_is_packed_and_named() -> None:
     make, operations = (
         (ROOT / path).read_text() for path in ("packaging/make-deb", "docs/operations.md")
     )
-    for path in UNITS.glob("*.conf"):
+    for path in (*UNITS.glob("*.conf"), UNITS / "edged-https.socket"):
         assert f"systemd/{path.name}" in make
         assert path.name in operations
         head = path.read_text().partition("\n[")[0]
@@ -152,3 +155,47 @@ def test_each_directive_that_is_left_out_has_its_reason() -> None:
     text = unit.read_text()
     for name in missing:
         assert re.search(rf"^#   .*{name}", text, re.MULTILINE), f"{name}: why is it left out?"
+
+
+# ── byte code over upgrades ──
+
+
+def dates_of_site(folder: Path, **versions: str) -> dict[str, float]:
+    """Make a wheel of each package, unpack them as the package does; return the files' dates."""
+    folder.mkdir()
+    (folder / "lock").write_text("".join(f"{n}=={v}\n" for n, v in versions.items()))
+    for name, version in versions.items():
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", f"version = {version!r}\n")
+    tool = ROOT / "packaging/fat-site.py"
+    command = [sys.executable, tool, folder / "lock", folder / "site", folder]
+    subprocess.run(command, check=True, timeout=60)
+    return {name: (folder / "site" / name / "__init__.py").stat().st_mtime for name in versions}
+
+
+def test_date_of_a_library_changes_with_its_version_only(tmp_path: Path) -> None:
+    """By dates, Python and py3compile tell whether byte code is still good."""
+    before = dates_of_site(tmp_path / "a", one="1.0", two="2.0")
+    after = dates_of_site(tmp_path / "b", one="1.0", two="2.1")
+    assert before["one"] == after["one"]
+    assert before["two"] != after["two"]
+    assert max(*before.values(), *after.values()) <= 1_500_000_000
+
+
+def test_byte_code_that_is_good_for_nothing_goes(tmp_path: Path) -> None:
+    def compiled(path: str, tag: str = sys.implementation.cache_tag) -> Path:
+        source = tmp_path / path
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.touch()
+        target = source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc"
+        return Path(str(py_compile.compile(str(source), cfile=str(target))))
+
+    good, other = compiled("a/b.py"), compiled("a/b.py", "cpython-27")
+    gone = compiled("a/gone/deep/c.py")
+    (tmp_path / "a/gone/deep/c.py").unlink()
+    done = [sys.executable, "-I", str(DEB / "forget-byte-code"), str(tmp_path)]
+    subprocess.run(done, check=True, timeout=60)
+    assert good.exists()
+    assert not other.exists()
+    assert not gone.exists()
+    assert not (tmp_path / "a/gone").exists(), "dpkg could not remove it"

@@ -147,24 +147,50 @@ def test_senseless_activation_is_none(count: str, monkeypatch: pytest.MonkeyPatc
     assert listen_sockets() == []
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_unit_file_is_valid(tmp_path: Path) -> None:
-    program = tmp_path / "edged"
+def verified(folder: Path, *drop_ins: Path) -> tuple[int, str]:
+    """Let systemd read the units as they would be installed; return its code and complaints."""
+    program = folder / "edged"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    unit = tmp_path / "edged.service"
     text = UNIT.read_text()
     assert text.count("/usr/bin/edged") == 2
-    shutil.copy(UNIT.with_suffix(".socket"), tmp_path)
-    unit.write_text(text.replace("/usr/bin/edged", str(program)))
+    sockets = [UNIT.with_suffix(".socket"), UNIT.with_name("edged-https.socket")]
+    for each in sockets:
+        shutil.copy(each, folder)
+    (folder / "edged.service").write_text(text.replace("/usr/bin/edged", str(program)))
+    for drop_in in drop_ins:
+        kind = "socket" if drop_in.stem.endswith("-socket") else "service"
+        target = folder / f"edged.{kind}.d"
+        target.mkdir()
+        shutil.copy(drop_in, target)
+    units = [folder / "edged.service", *(folder / each.name for each in sockets)]
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)],
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_unit_file_is_valid(tmp_path: Path) -> None:
+    assert verified(tmp_path) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("drop_in", sorted(UNIT.parent.glob("*.conf")), ids=lambda each: each.stem)
+def test_drop_in_is_valid(tmp_path: Path, drop_in: Path) -> None:
+    assert verified(tmp_path, drop_in) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_fault_in_a_drop_in_would_be_seen(tmp_path: Path) -> None:
+    """That systemd reads drop-ins beside the unit is what the test before this relies on."""
+    wrong = tmp_path / "wrong.conf"
+    wrong.write_text("[Service]\nDeviceAlow=char-drm rw\n")
+    assert "DeviceAlow" in verified(tmp_path, wrong)[1]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
