@@ -80,25 +80,17 @@ class Balance:
         self._load = BoxLoad()
         self.threads = Threads(decode, prefill, self._load.n_cpus)
 
-    def before(self, now_s: float) -> None:
-        """Make ready for a step that begins now."""
-        self._load.begin(now_s)
-
-    def after(
-        self,
-        n_tokens: int,
-        started_s: float,
-        now_s: float,
-        *,
-        decoding: bool,
-        urgent: bool = False,
+    def before(
+        self, n_tokens: int, now_s: float, *, decoding: bool, urgent: bool = False
     ) -> tuple[int, int]:
-        """Take note of a step; return the threads of decode and prefill for the next one.
+        """Return the threads of decode and prefill for a step that begins now: `Threads.ahead`."""
+        self._load.begin(now_s)
+        return self.threads.ahead(n_tokens, decoding=decoding, urgent=urgent)
 
-        `urgent`: streams waited for it.
-        """
+    def after(self, n_tokens: int, started_s: float, now_s: float, *, decoding: bool) -> None:
+        """Take note of that step."""
         threads = self.threads
-        threads.step(n_tokens, now_s - started_s, decoding=decoding, urgent=urgent)
+        threads.step(n_tokens, now_s - started_s, decoding=decoding)
         taken = self._load.look(now_s)
         if taken is not None:
             threads.look(taken)
@@ -112,7 +104,6 @@ class Balance:
                 was_prefill=change.before[1],
                 reason=change.reason or "the cores are free again",
             )
-        return threads.now
 
     def close(self) -> None:
         """Close what was opened."""

@@ -254,7 +254,8 @@ class EmbeddingEngine:
         inputs = [call.tokens[i] for call, i in batch]
         self._in_batch = frozenset(call for call, _ in batch)
         started = time.monotonic()
-        self._balance.before(started)
+        n_tokens = sum(map(len, inputs))
+        self._runner.threads = self._balance.before(n_tokens, started, decoding=False)[1]
         rows = self._runner.compute(inputs)
         self._progress += 1
         self._in_batch = frozenset()
@@ -263,8 +264,7 @@ class EmbeddingEngine:
             return
         now = time.monotonic()
         self._batch_s += 0.2 * (now - started - self._batch_s)
-        n_tokens = sum(map(len, inputs))
-        self._runner.threads = self._balance.after(n_tokens, started, now, decoding=False)[1]
+        self._balance.after(n_tokens, started, now, decoding=False)
         done = []
         for (call, i), row in zip(batch, rows, strict=True):
             self._n_tokens += len(call.tokens[i])

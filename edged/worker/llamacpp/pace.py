@@ -39,16 +39,15 @@ class Pace:
         if decodes and prompt_tokens < _MANY:
             self._beside_s = _mix(self._beside_s, rest_s / prompt_tokens)
         else:
-            self._token_s = _mix(self._token_s, rest_s / prompt_tokens)
+            self._token_s = _mix(self._token_s or _FIRST_GUESS_S, rest_s / prompt_tokens)
 
     def prompt_tokens(self, target_s: float = TARGET_S) -> int:
         """Prompt tokens that a step with decodes can carry."""
         spare_s = max(target_s - self._decode_s, self._decode_s)
-        token_s = self._token_s or max(_FIRST_GUESS_S, self._beside_s)
-        many = int(spare_s / token_s)
+        many = int(spare_s / self._token_s) if self._token_s else 0
         if many >= _MANY:
             return many
-        few = int(spare_s / (self._beside_s or _FEWER * token_s))
+        few = int(spare_s / (self._beside_s or _FEWER * (self._token_s or _FIRST_GUESS_S)))
         return max(_FEWEST, min(few, _MANY))
 
 

@@ -72,6 +72,11 @@ class Batch:
         return all(chunk.n == 1 and chunk.span is None for chunk in self.chunks)
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens that it computes, guesses too."""
+        return sum(chunk.n_cells for chunk in self.chunks)
+
+    @property
     def streaming(self) -> bool:
         """Some answers go on in it."""
         return any(chunk.n == 1 and chunk.last for chunk in self.chunks)

@@ -206,7 +206,7 @@ class EngineThread:
         self._post()
         started = time.monotonic()
         self.runner.use(batch.chunks[0].sequence.adapters)
-        self.balance.before(started)
+        self._share_box(batch, started)
         if batch.chunks[0].span is None:
             outcome = self.runner.decode(
                 [
@@ -256,7 +256,7 @@ class EngineThread:
         now = time.monotonic()
         self.scheduler.computed(batch, now - started_s)
         self.speculation.observe(batch, now - started_s)
-        self._balance(batch, started_s, now)
+        self.balance.after(batch.n_tokens, started_s, now, decoding=batch.decoding)
         rows = self.runner.rows() if any(chunk.last for chunk in batch.chunks) else None
         row = 0
         for chunk, generation in zip(batch.chunks, generations, strict=True):
@@ -274,10 +274,9 @@ class EngineThread:
             self._advance(chunk, generation, rows[row:end])
             row = end
 
-    def _balance(self, batch: Batch, started_s: float, now_s: float) -> None:
-        n_tokens = sum(chunk.n_cells for chunk in batch.chunks)
-        threads = self.balance.after(
-            n_tokens, started_s, now_s, decoding=batch.decoding, urgent=batch.streaming
+    def _share_box(self, batch: Batch, now_s: float) -> None:
+        threads = self.balance.before(
+            batch.n_tokens, now_s, decoding=batch.decoding, urgent=batch.streaming
         )
         if threads != self.runner.threads:
             self.runner.threads = threads

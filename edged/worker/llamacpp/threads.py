@@ -5,8 +5,9 @@ so one of them that waits for a core holds up all. What others take of the box (
 at once which count to try; how long the steps take with it and with the count before decides.
 Without such a sign other counts are tried as well, ever more rarely, so that a quiet box loses less
 than a hundredth to it: that finds the count for cores of two speeds, and for programs whose nice
-value lets ours go first. Never so in steps that read a prompt while streams wait for them: a count
-that is too small doubles such a step, and each stream shows it as a stall.
+value lets ours go first. Not in steps that read a prompt while streams wait for them, nor in those
+that take long anyway: a count that is too small doubles such a step, which all streams show as a
+stall, or adds seconds to the time to the first token.
 
 Times are in s; the clock that intervals are measured on counts the time of steps only.
 """
@@ -123,17 +124,19 @@ class Count:
         else:
             self._due_s = min(self._due_s, self._hold_until_s)
 
-    def step(
-        self, kind: int, cost: float, seconds: float, clock_s: float, *, urgent: bool = False
-    ) -> None:
-        """Learn from a step of `seconds`; steps of one `kind` compare by their `cost`.
+    def spares(self, kind: int, units: int, clock_s: float, *, urgent: bool) -> bool:
+        """Tell if a step is not to pay for a trial: `units` of its kind, each with its cost.
 
-        `urgent`: streams wait for it, so only what others take of the box is reason for a trial.
+        What others take of the box is always reason enough, and so is that no trial was possible
+        for minutes.
         """
-        if urgent and self.wanted == self.settled:
-            if self._trial is not None:
-                self._keep(clock_s)
-            return
+        overdue = clock_s - self._due_s > _RAREST_TRIAL_S
+        if self.wanted != self.settled or (overdue and not urgent):
+            return False
+        return urgent or units * self._recent.get(kind, 0.0) > _LONG_STEP_S
+
+    def step(self, kind: int, cost: float, seconds: float, clock_s: float) -> None:
+        """Learn from a step of `seconds`; steps of one `kind` compare by their `cost`."""
         if self._trial is not None:
             self._judge(self._trial, kind, cost, seconds, clock_s)
             return
@@ -259,11 +262,23 @@ class Threads:
         self._clock_s = 0.0  # of steps
         self._told = self.settled
         self._told_s: float | None = None
+        self._spared = False  # the step under way
 
     @property
     def now(self) -> tuple[int, int]:
-        """(decode, prefill) for the next step."""
+        """(decode, prefill) for the next step, if it may pay for a trial."""
         return self.decode.now, self.prefill.now
+
+    def ahead(self, n_tokens: int, *, decoding: bool, urgent: bool = False) -> tuple[int, int]:
+        """Return (decode, prefill) for the step that comes; `step` then tells what it took.
+
+        `decoding`: it computes nothing of a prompt; `urgent`: it does, and streams wait for it.
+        """
+        kind = n_tokens.bit_length()
+        self._spared = not decoding and self.prefill.spares(
+            kind, n_tokens, self._clock_s, urgent=urgent
+        )
+        return self.decode.now, self.prefill.settled if self._spared else self.prefill.now
 
     @property
     def settled(self) -> tuple[int, int]:
@@ -294,14 +309,14 @@ class Threads:
         for count in (self.decode, self.prefill):
             count.want(allowance(count.most, self._cpus, taken, count.wanted), self._clock_s)
 
-    def step(self, n_tokens: int, seconds: float, *, decoding: bool, urgent: bool = False) -> None:
-        """Learn from a step; `decoding`: it computed nothing of a prompt; `urgent`: see `Count`."""
+    def step(self, n_tokens: int, seconds: float, *, decoding: bool) -> None:
+        """Learn from a step; `decoding`: it computed nothing of a prompt."""
         self._clock_s += seconds
         if decoding:
             self.decode.step(n_tokens, seconds, seconds, self._clock_s)
-        else:
+        elif not self._spared:
             kind = n_tokens.bit_length()
-            self.prefill.step(kind, seconds / n_tokens, seconds, self._clock_s, urgent=urgent)
+            self.prefill.step(kind, seconds / n_tokens, seconds, self._clock_s)
 
     def news(self, now_s: float) -> Change | None:
         """Return a change that was not told yet; not more often than every few seconds."""

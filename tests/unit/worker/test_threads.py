@@ -181,26 +181,41 @@ def test_phases_are_apart() -> None:
     assert threads.reason.startswith("2 → 1 threads: other")
 
 
+def prompt(threads: Threads, n_tokens: int, token_s: float, *, urgent: bool = False) -> int:
+    """Read a prompt on two cores; return the threads that it got."""
+    _, n = threads.ahead(n_tokens, decoding=False, urgent=urgent)
+    threads.step(n_tokens, n_tokens * token_s * (1.0 if n == 2 else 1.7), decoding=False)
+    return n
+
+
 def test_streams_never_pay_for_a_trial_that_nothing_asks_for() -> None:
     """A step that reads a prompt beside streams takes twice as long with a core less."""
     threads = Threads(2, 2, cpus=2)
     dice = random.Random(5)
     for _ in range(2000):  # of 0.1 to 0.2 s, as on a box that moves between two speeds
-        assert threads.now[1] == 2
-        threads.step(12, dice.choice((0.1, 0.2)), decoding=False, urgent=True)
-    while threads.now[1] == 2:  # alone, trials are free
-        threads.step(512, 2.0, decoding=False)
-    threads.step(512, 3.4, decoding=False)
-    threads.step(12, 0.1, decoding=False, urgent=True)
-    assert threads.now[1] == 2, "a stream came: the trial is over"
+        assert prompt(threads, 12, dice.choice((0.01, 0.02)), urgent=True) == 2
+    while prompt(threads, 50, 0.004) == 2:
+        pass
+    assert threads.now[1] == 1, "in the middle of a trial"
+    assert prompt(threads, 12, 0.01, urgent=True) == 2
+    for _ in range(200):
+        prompt(threads, 50, 0.004)
+    assert threads.settled[1] == 2
+
+
+def test_long_prompts_pay_for_one_only_after_minutes_without() -> None:
+    threads = Threads(2, 2, cpus=2)
+    prompt(threads, 512, 0.004)
+    steps_s = next(n * 2.048 for n in range(1000) if prompt(threads, 512, 0.004) == 1)
+    assert 480 < steps_s < 600
 
 
 def test_a_core_that_is_taken_is_left_to_it_beside_streams_as_well() -> None:
     threads = Threads(2, 2, cpus=2)
     for _ in range(60):
         threads.look(1.0)
-        step_s = 0.6 if threads.now[1] == 2 else 0.2
-        threads.step(12, step_s, decoding=False, urgent=True)
+        _, n = threads.ahead(12, decoding=False, urgent=True)
+        threads.step(12, 0.6 if n == 2 else 0.2, decoding=False)
     assert threads.settled[1] == 1
 
 
