@@ -10,7 +10,7 @@ _edged_words() {
     "models inspect") echo --config --json --help ;;
     reload | load | unload | drain) echo --socket --json --help ;;
     logs) echo --lines --follow --socket --help ;;
-    pull) echo --config --update --yes --help ;;
+    pull) echo --all --config --update --yes --help ;;
     gc) echo --config --dry-run --yes --keep-for --help ;;
     quantize) echo --config --out --requantize --help ;;
     convert) echo --config --type --out --converter --python --help ;;

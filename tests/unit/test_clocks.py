@@ -16,6 +16,7 @@ MEANT = {
     "api/openai/models.py": "created",
     "api/openai/responses/reply.py": "completed_at",
     "api/openai/responses/request.py": "created_at",
+    "auth.py": "keys end",
     "cli": "what is shown and signed",
     "daemon/reloading.py": "applied_at",
     "daemon/tls.py": "certificates end",
