@@ -1,8 +1,8 @@
 """How many prompt tokens fit beside running streams without stalling them.
 
-Pure. A step with decodes should take about `TARGET_S`, or twice what its decodes alone take where
-that is longer: on a slow or busy box prefill gets half of the time, not the crumbs. What a prompt
-token costs on this box is learned from the steps themselves, beside streams and alone apart: a few
+Pure. A step with decodes should take about `TARGET_S`, or 1.4 times what its decodes alone take
+where that is longer: on a slow or busy box prefill gets a share of the time, not the crumbs. What
+a prompt token costs is learned from the steps themselves, beside streams and alone apart: a few
 tokens cost up to three times as much each as those of a whole batch. A price that rises is
 believed sooner than one that falls, since a step that is too long shows and one too short does not.
 """
@@ -13,7 +13,8 @@ TARGET_S = 0.1
 TOGETHER_S = 1.0  # beside streams that began with those whose prompts are read
 _FIRST_GUESS_S = 0.002  # a prompt token, until the first one was measured
 _FEWER = 1.5  # times the price of a whole batch's token, until one beside streams was measured
-_FEWEST = 8  # prompt tokens a step, however slow the box: prefill never stands still
+_SHARE = 0.4  # of the time of the decodes, on a box where these alone take the target
+_FEWEST = 4  # prompt tokens a step, however slow the box: prefill never stands still
 _MANY = 64  # prompt tokens from which on a step beside streams costs what whole batches do
 _RISING, _FALLING = 0.4, 0.1  # weight of the newest measurement
 
@@ -43,7 +44,7 @@ class Pace:
 
     def prompt_tokens(self, target_s: float = TARGET_S) -> int:
         """Prompt tokens that a step with decodes can carry."""
-        spare_s = max(target_s - self._decode_s, self._decode_s)
+        spare_s = max(target_s - self._decode_s, _SHARE * self._decode_s)
         many = int(spare_s / self._token_s) if self._token_s else 0
         if many >= _MANY:
             return many
