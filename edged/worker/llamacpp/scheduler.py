@@ -225,7 +225,7 @@ class Scheduler:
         for chunk in batch.chunks:
             chunk.sequence.n_computed += chunk.n
             self.pool.passed(chunk.sequence)
-            if chunk.n == 1 and chunk.last:
+            if chunk.goes_on:
                 decodes += 1
             else:
                 prompt_tokens += chunk.n

@@ -52,6 +52,11 @@ class Chunk:
         return self.n + len(self.guesses)
 
     @property
+    def goes_on(self) -> bool:
+        """An answer goes on: it is the token that was sampled last, and wants the next one."""
+        return self.n == 1 and self.last
+
+    @property
     def slot(self) -> int:
         """The sequence id under which they are computed."""
         slot = self.sequence.slot
@@ -79,4 +84,4 @@ class Batch:
     @property
     def streaming(self) -> bool:
         """Some answers go on in it."""
-        return any(chunk.n == 1 and chunk.last for chunk in self.chunks)
+        return any(chunk.goes_on for chunk in self.chunks)

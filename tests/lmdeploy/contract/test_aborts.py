@@ -53,13 +53,8 @@ async def test_native_crash_in_python_is_an_internal_error(
 # ── aborts ──
 
 
-async def test_abort_before_anything_runs(box: Box) -> None:
-    events = await open_request(box)
-    await events.aclose()
-    assert not box.native.prompts
-
-
-async def test_abort_while_it_computes(box: Box) -> None:
+async def leave_while_it_computes(box: Box) -> None:
+    """Open a request, and abort it once the native part is at it."""
     box.native.gate = asyncio.Event()
     box.says("abc")
     events = await open_request(box)
@@ -67,6 +62,16 @@ async def test_abort_while_it_computes(box: Box) -> None:
     await until(lambda: box.native.running == 1)
     waiting.cancel()
     await asyncio.wait({waiting})
+
+
+async def test_abort_before_anything_runs(box: Box) -> None:
+    events = await open_request(box)
+    await events.aclose()
+    assert not box.native.prompts
+
+
+async def test_abort_while_it_computes(box: Box) -> None:
+    await leave_while_it_computes(box)
     await box.idle()
     assert box.native.cancelled == 1
     assert not box.faults
@@ -102,13 +107,7 @@ async def test_engine_that_never_lets_go_costs_the_worker(folder: Path) -> None:
     made = Box(folder, abort_s=0.3)
     await made.engine.load(made.launch, lambda _: None)
     made.native.is_deaf = True
-    made.native.gate = asyncio.Event()
-    made.says("abc")
-    events = await open_request(made)
-    waiting = asyncio.ensure_future(anext(events))
-    await until(lambda: made.native.running == 1)
-    waiting.cancel()
-    await asyncio.wait({waiting})
+    await leave_while_it_computes(made)
     assert made.faults == 1
 
 
